@@ -1,0 +1,205 @@
+"""What every attention mechanism is made of: geometry, the variant value, and the layer around the mixing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.layers.attention import Attention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from effvit.errors import UnsupportedError
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The tokens one attention layer sees: `prefix_tokens` first, then `grid` = (rows, columns) of patches, row by row."""
+
+    dim: int
+    heads: int
+    head_dim: int
+    prefix_tokens: int
+    grid: tuple[int, int]
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def tokens(self) -> int:
+        return self.prefix_tokens + self.patches
+
+    @property
+    def attention_dim(self) -> int:
+        """Width of q, k and v over all heads; timm allows it to differ from `dim`."""
+        return self.heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMacs:
+    """Multiply-accumulates of one layer for one image.
+
+    `projections` are the matrix products with learned `dim x dim` weights (q, k, v, output, output gate); `core` is all
+    the rest: what would vanish if mixing tokens were free.
+    """
+
+    projections: int
+    core: int
+
+    @property
+    def total(self) -> int:
+        return self.projections + self.core
+
+
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """The options of a variant that has none."""
+
+
+def unchanged(options: Any, geometry: Geometry) -> Any:
+    """Return `options` as they are: for variants whose defaults do not depend on the geometry."""
+    return options
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionVariant:
+    """One attention mechanism as a value.
+
+    `options` is a frozen dataclass type that validates itself (UsageError). `resolve(options, geometry)` fills in what
+    depends on the geometry the model is trained at, so that the result means the same at every later resolution.
+    `build(geometry, options, donor)` returns a layer `(batch, tokens, dim) -> (batch, tokens, dim)` that takes over the
+    donor's modules under their own names; parameters it does not share with the donor are new. `macs(geometry, options)`
+    counts one layer, one image.
+    """
+
+    name: str
+    summary: str
+    source: str
+    build: Callable[[Geometry, Any, Attention], nn.Module]
+    macs: Callable[[Geometry, Any], AttentionMacs]
+    options: type[Any] = NoOptions
+    resolve: Callable[[Any, Geometry], Any] = field(default=unchanged)
+    exact: bool = False
+
+
+def projection_macs(geometry: Geometry, key_tokens: int | None = None) -> int:
+    """Return the MACs of q and output projection over all tokens, and of k and v over `key_tokens` (default: all)."""
+    width = geometry.dim * geometry.attention_dim
+    keys = geometry.tokens if key_tokens is None else key_tokens
+    return 2 * width * geometry.tokens + 2 * width * keys
+
+
+class InheritedAttention(nn.Module):
+    """A timm attention layer with the mixing of tokens left open.
+
+    It takes over the donor's modules (`qkv`, `q_norm`, `k_norm`, `norm`, `gate`, `proj`, `proj_drop`) under their own
+    names, so a donor's weights load into it unchanged. Subclasses define `mix` and, if they hold anything that depends
+    on the grid, `resize`.
+    """
+
+    def __init__(self, geometry: Geometry, donor: Attention) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.heads = geometry.heads
+        self.head_dim = geometry.head_dim
+        self.scale = geometry.head_dim**-0.5
+        self.dropout = float(donor.attn_drop.p)
+        self.qkv = donor.qkv
+        self.q_norm = donor.q_norm
+        self.k_norm = donor.k_norm
+        self.norm = donor.norm
+        # timm's layer has had an output gate since 2026; older releases lack the attribute.
+        self.gate: nn.Module | None = getattr(donor, "gate", None)
+        self.proj = donor.proj
+        self.proj_drop = donor.proj_drop
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Mix tokens.
+
+        Args:
+            x: `(batch, tokens, dim)`, prefix tokens first.
+            attn_mask: Must be None; timm's blocks pass it.
+            is_causal: Must be False; timm's blocks pass it.
+
+        Returns:
+            `(batch, tokens, dim)`.
+
+        Raises:
+            UnsupportedError: A mask or causal order was requested.
+        """
+        if attn_mask is not None or is_causal:
+            raise UnsupportedError(
+                f"{type(self).__name__} has no place for an attention mask or causal order",
+                "use softmax attention for masked inputs",
+            )
+        mixed = self.mix(x).transpose(1, 2).flatten(2)  # (batch, tokens, heads * head_dim)
+        mixed = self.norm(mixed)
+        if self.gate is not None:
+            mixed = mixed * self.gate(x).sigmoid()
+        out: Tensor = self.proj_drop(self.proj(mixed))
+        return out
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Return the mixed values, `(batch, heads, tokens, head_dim)`, of tokens `x`, `(batch, tokens, dim)`."""
+        raise TypeError(f"{type(self).__name__} does not define how tokens are mixed")
+
+    def resize(self, geometry: Geometry) -> None:
+        """Adapt to another grid, in place."""
+        self.geometry = geometry
+
+    def project_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k, v, each `(batch, heads, tokens, head_dim)`, with qk-norm applied."""
+        q, k, v = self._split_heads(self.qkv(x), 3)
+        return self.q_norm(q), self.k_norm(k), v
+
+    def project_queries(self, x: Tensor) -> Tensor:
+        """Return q alone, `(batch, heads, tokens, head_dim)`, with qk-norm applied."""
+        width = self.heads * self.head_dim
+        bias = self.qkv.bias
+        (q,) = self._split_heads(F.linear(x, self.qkv.weight[:width], None if bias is None else bias[:width]), 1)
+        normed: Tensor = self.q_norm(q)
+        return normed
+
+    def project_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return k and v alone, each `(batch, heads, tokens, head_dim)`, with qk-norm applied."""
+        width = self.heads * self.head_dim
+        bias = self.qkv.bias
+        k, v = self._split_heads(F.linear(x, self.qkv.weight[width:], None if bias is None else bias[width:]), 2)
+        return self.k_norm(k), v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return softmax attention of q over k, v; the numbers of queries and keys may differ."""
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+
+    def _split_heads(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
+        batch, tokens, _ = packed.shape
+        # (parts, batch, heads, tokens, head_dim): timm packs q, k, v outermost, heads next
+        return packed.reshape(batch, tokens, parts, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def half_grid_side(grid: tuple[int, int], at_most: int) -> int:
+    """Return the default side of a pooled grid: half the shorter side, rounded up, and never more than `at_most`."""
+    return min(at_most, max(1, (min(grid) + 1) // 2))
+
+
+def average_pooling(grid: tuple[int, int], pooled: tuple[int, int]) -> Tensor:
+    """Return the matrix that averages a grid over equal areas, `(pooled patches, patches)`, float32.
+
+    Where the grid does not divide, a border token counts for the fraction of its area that lies in the cell. So every
+    row sums to 1, every token weighs the same over all rows, and no cell size has to be corrected for; and it is one
+    constant matrix product, which every runtime can run, unlike adaptive pooling.
+    """
+    rows = _interval_overlap(grid[0], pooled[0])
+    columns = _interval_overlap(grid[1], pooled[1])
+    return torch.kron(rows, columns)
+
+
+def _interval_overlap(size: int, cells: int) -> Tensor:
+    """Return the share of each of `cells` equal intervals that each of `size` unit steps fills, `(cells, size)`."""
+    edges = torch.linspace(0, size, cells + 1, dtype=torch.float64)
+    starts = torch.arange(size, dtype=torch.float64)
+    overlap = torch.minimum(edges[1:, None], starts + 1) - torch.maximum(edges[:-1, None], starts)
+    return (overlap.clamp(min=0) * (cells / size)).float()

@@ -1,0 +1,117 @@
+"""Every error a user can cause.
+
+EffvitError
+├── UsageError                  a value that clashes with another, or with what is supported
+│   ├── UnknownNameError        a name nobody registered; carries the closest ones
+│   ├── UnsupportedError        a valid request that this model, variant or runtime cannot serve
+│   ├── DataError               images, folders, labels
+│   ├── CheckpointError         weights and run folders
+│   ├── ResultError             result files
+│   └── StorageError            a folder that cannot be written, a full disk
+├── UnavailableError            missing software, weights or device
+│   └── BackendUnavailableError
+├── CheckFailedError            something was made and is not what was asked for
+│   ├── ExportError             carries the stage that failed
+│   └── MismatchError           an artifact disagrees with the PyTorch model
+└── CellsFailedError            a sweep went through, but not every cell was measured
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class EffvitError(Exception):
+    """One sentence that names the values that clash, and one imperative hint."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(EffvitError):
+    """The request itself is wrong."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that nothing is registered under."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        closest = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        message = f"there is no {what} named {name!r}"
+        if closest:
+            hint = f"did you mean {' or '.join(closest)}?"
+        else:
+            hint = f"choose one of: {', '.join(names)}"
+        super().__init__(message, hint)
+        self.closest = tuple(closest)
+
+
+class UnsupportedError(UsageError):
+    """A valid request that this model, variant or runtime cannot serve; a sweep skips the cell."""
+
+
+class DataError(UsageError):
+    """Images, folders or labels that cannot be used."""
+
+
+class CheckpointError(UsageError):
+    """Weights or a run folder that cannot be used."""
+
+
+class ResultError(UsageError):
+    """A result file that cannot be used."""
+
+
+class StorageError(UsageError):
+    """A folder that cannot be written, or a disk that is full."""
+
+
+class UnavailableError(EffvitError):
+    """Software, weights or a device that is not on this machine."""
+
+    exit_code = 3
+
+
+class BackendUnavailableError(UnavailableError):
+    """A runtime that is not on this machine; skipped in a sweep, an error when asked for by name."""
+
+
+class CheckFailedError(EffvitError):
+    """Something was made and is not what was asked for."""
+
+    exit_code = 4
+
+
+class ExportError(CheckFailedError):
+    """An artifact could not be made."""
+
+    def __init__(self, stage: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.stage = stage
+
+
+class MismatchError(CheckFailedError):
+    """An artifact disagrees with the PyTorch model it was made from."""
+
+    def __init__(
+        self, message: str, hint: str = "", *, max_abs: float, cosine: float, agreement: float
+    ) -> None:
+        super().__init__(message, hint)
+        self.max_abs = max_abs
+        self.cosine = cosine
+        self.agreement = agreement
+
+
+class CellsFailedError(EffvitError):
+    """A sweep went through, but not every cell was measured."""
+
+    exit_code = 5

@@ -1,0 +1,182 @@
+"""What a sweep writes: cells, evidence, outcomes. Raw evidence only; statistics are functions of it.
+
+Standard library only, so that a measuring worker can use it without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from effvit.spec import ModelSpec, Precision, Workload
+
+SCHEMA = "effvit.result/1"
+
+Status = Literal["ok", "oom", "timeout", "build_failed", "unsupported", "fallback", "unstable", "skipped", "failed"]
+Stage = Literal["export", "verify", "open", "measure", "accuracy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One question to a device: this model, through this backend, in this precision, under this workload."""
+
+    model: ModelSpec
+    backend: str
+    precision: Precision
+    workload: Workload
+
+    @property
+    def key(self) -> str:
+        """The cell's identity in a result file, 16 hexadecimal digits."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Raw times of single launches in order, with the interleaved round each belongs to.
+
+    `seconds[i]` was measured in round `rounds[i]`; rounds count from 0. `warmup` launches were made before and not
+    timed. `stopped` says which rule ended the measurement.
+    """
+
+    seconds: tuple[float, ...]
+    rounds: tuple[int, ...]
+    warmup: int
+    clock: str
+    stopped: str
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Back-to-back launches with one wait at their end: (images, seconds) for each round."""
+
+    blocks: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """Resident memory of the worker process, in bytes, read from `source`.
+
+    `before_bytes` was read when the runtime had been imported and nothing opened, `peak_bytes` after the first
+    launches. None: the reading is not available here, and `note` says why.
+    """
+
+    before_bytes: int | None
+    peak_bytes: int | None
+    source: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Counts over held-out images, measured through the runtime on the artifact.
+
+    `class_images[c]` images of class c were seen, `class_top1[c]` of them ranked c first. `top5_correct` is None for
+    fewer than 6 classes, where it would say nothing. `of_images` is the size of the whole held-out part.
+    """
+
+    images: int
+    of_images: int
+    top1_correct: int
+    top5_correct: int | None
+    class_images: tuple[int, ...]
+    class_top1: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the model costs on paper, for one image: parameters, MACs, and the MACs of the attention cores alone."""
+
+    parameters: int
+    macs: int
+    core_macs: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far an artifact's logits lie from the PyTorch fp32 model's, over `images` held-out images.
+
+    `agreement` is the share of images with the same first class; `decisive_agreement` leaves out images whose first two
+    classes in PyTorch are closer than the tolerance, where either order is as good (1.0 if none is left).
+    """
+
+    images: int
+    max_abs: float
+    cosine: float
+    agreement: float
+    decisive_agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactFacts:
+    """The file that was measured."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+    build_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything measured on one cell; all of it belongs to one artifact.
+
+    Cells with the same `comparison` were measured in the same interleaved rounds: only between those is a ratio of
+    times paired round by round. `open_s` is loading the artifact, `first_s` the first launch, both before any warm-up.
+    """
+
+    comparison: str
+    artifact: ArtifactFacts
+    samples: Samples
+    throughput: Throughput
+    memory: HostMemory
+    cost: Cost
+    open_s: float
+    first_s: float
+    parity: Parity | None
+    accuracy: Accuracy | None
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The machine and the software that produced an outcome."""
+
+    cpu: str
+    cores: int
+    ram_bytes: int | None
+    gpus: tuple[str, ...]
+    os: str
+    python: str
+    packages: tuple[tuple[str, str], ...]
+    threads: int
+
+    @property
+    def key(self) -> str:
+        """Equal for equal environments, 8 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one cell: measured (`ok`), or the reason why not.
+
+    `evidence` is present for `ok` and `unstable`; `stage` and `reason` are present for everything else. `notes` are
+    remarks a reader of the row needs (weights that fell back to random, accuracy from a part of the images).
+    `run` is the name of the run folder, `data` the data set, `finished` the time in ISO 8601, UTC.
+    """
+
+    cell: Cell
+    status: Status
+    environment: Environment
+    run: str
+    data: str
+    finished: str
+    evidence: Evidence | None = None
+    stage: Stage | None = None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    schema: str = SCHEMA
