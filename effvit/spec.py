@@ -1,4 +1,4 @@
-"""Values that name what is measured: precision, workload, model. Standard library only, frozen, hashable."""
+"""Values that name what is measured: precision, workload, model, and its cost on paper. Standard library only, frozen, hashable."""
 
 from __future__ import annotations
 
@@ -70,3 +70,16 @@ class ModelSpec:
         """A stable name for files: backbone, attention, and a hash of everything else."""
         rest = json.dumps([self.classes, self.trained, self.options, self.layers, self.patch, self.weights])
         return f"{self.backbone}-{self.attention}-{hashlib.sha256(rest.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one image costs on paper: parameters, MACs, the MACs of the attention cores alone, tokens.
+
+    Counted are matrix products and convolutions; softmax, norms, activations and additions are not.
+    """
+
+    parameters: int
+    macs: int
+    core_macs: int
+    tokens: int

@@ -10,7 +10,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from effvit.spec import ModelSpec, Precision, Workload
+from effvit.environment import Environment
+from effvit.export.base import Parity
+from effvit.spec import Cost, ModelSpec, Precision, Workload
 
 SCHEMA = "effvit.result/1"
 
@@ -87,31 +89,6 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What the model costs on paper, for one image: parameters, MACs, and the MACs of the attention cores alone."""
-
-    parameters: int
-    macs: int
-    core_macs: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far an artifact's logits lie from the PyTorch fp32 model's, over `images` held-out images.
-
-    `agreement` is the share of images with the same first class; `decisive_agreement` leaves out images whose first two
-    classes in PyTorch are closer than the tolerance, where either order is as good (1.0 if none is left).
-    """
-
-    images: int
-    max_abs: float
-    cosine: float
-    agreement: float
-    decisive_agreement: float
-
-
-@dataclass(frozen=True, slots=True)
 class ArtifactFacts:
     """The file that was measured."""
 
@@ -139,25 +116,6 @@ class Evidence:
     first_s: float
     parity: Parity | None
     accuracy: Accuracy | None
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """The machine and the software that produced an outcome."""
-
-    cpu: str
-    cores: int
-    ram_bytes: int | None
-    gpus: tuple[str, ...]
-    os: str
-    python: str
-    packages: tuple[tuple[str, str], ...]
-    threads: int
-
-    @property
-    def key(self) -> str:
-        """Equal for equal environments, 8 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,196 @@
+"""timm Vision Transformers: creation, pretrained weights, input resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import timm
+import torch
+from timm.layers.attention import Attention
+from torch import nn
+
+from effvit.attention.base import Geometry, InheritedAttention
+from effvit.errors import UnavailableError, UnknownNameError, UnsupportedError, UsageError
+
+SUPPORTED = "timm Vision Transformers whose blocks hold timm.layers.attention.Attention (ViT, DeiT, DINOv2, CLIP, SigLIP)"
+HUB_PROBE_S = 5.0
+
+
+def create_backbone(
+    name: str,
+    *,
+    classes: int,
+    resolution: tuple[int, int] | None = None,
+    patch: int | None = None,
+    drop_path: float = 0.0,
+    pretrained: bool = False,
+) -> nn.Module:
+    """Return timm's model `name` with a head for `classes`, for images of `resolution` (height, width) px.
+
+    `resolution` None means the model's own. The grid of tokens is fixed: a graph exported from a model that resamples
+    its position embedding on the fly would need cubic resizing, which runtimes lack or get wrong.
+
+    Raises:
+        UnknownNameError: timm has no such model.
+        UnsupportedError: Its blocks do not hold timm's plain attention.
+        UsageError: The patch size does not divide the resolution.
+        UnavailableError: `pretrained`, and the weights can be had neither from the hub nor from its cache.
+    """
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise UnknownNameError("timm model", name, timm.list_models())
+    if tag and f"{architecture}.{tag}" not in timm.list_pretrained(f"{architecture}.*"):
+        raise UnknownNameError("pretrained tag", name, timm.list_pretrained(f"{architecture}.*"))
+    arguments: dict[str, object] = {"num_classes": classes, "drop_path_rate": drop_path}
+    if patch is not None:
+        arguments["patch_size"] = patch
+    if resolution is not None:
+        check_resolution(name, resolution, patch or _own_patch(name))
+        arguments["img_size"] = resolution
+    if not pretrained:
+        return _create(name, arguments)
+    with _hub_answers_or_cache_only():
+        return _create_pretrained(name, arguments)
+
+
+def _create(name: str, arguments: dict[str, object], pretrained: bool = False) -> nn.Module:
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, dynamic_img_size=False, **arguments)
+    except TypeError as error:  # a family without one of a ViT's arguments
+        raise _unsupported(name, f"timm cannot build it like a ViT ({error})") from error
+    attention_layers(model, name)
+    return model
+
+
+def _create_pretrained(name: str, arguments: dict[str, object]) -> nn.Module:
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return _create(name, arguments, pretrained=True)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise UnavailableError(
+            f"the pretrained weights of {name} are not in the local cache and the hub cannot be reached",
+            "connect to the internet once, or name a checkpoint with --weights PATH, or use --weights none",
+        ) from error
+    except (HfHubHTTPError, RuntimeError) as error:
+        raise UnavailableError(
+            f"timm could not load pretrained weights for {name}: {_first_line(error)}",
+            "choose another model, or name a checkpoint with --weights PATH, or use --weights none",
+        ) from error
+
+
+@contextmanager
+def _hub_answers_or_cache_only() -> Iterator[None]:
+    """Tell the hub's client to use its cache alone where the hub does not answer one short probe.
+
+    Left to itself the client retries every file for the better part of a minute.
+    """
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    before = constants.HF_HUB_OFFLINE
+    if not before:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=HUB_PROBE_S)
+        except (httpx.HTTPError, OSError):
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def attention_layers(model: nn.Module, name: str) -> list[nn.Module]:
+    """Return the attention layer of every block, in order; swapped layers included.
+
+    Raises:
+        UnsupportedError: The model is not a plain Vision Transformer, or a block's attention is of another kind.
+    """
+    blocks = getattr(model, "blocks", None)
+    plain = hasattr(model, "num_prefix_tokens") and hasattr(getattr(model, "patch_embed", None), "grid_size")
+    if not isinstance(blocks, nn.Sequential) or not plain or not hasattr(model, "set_input_size"):
+        raise _unsupported(name, "it is not a plain Vision Transformer")
+    layers = []
+    for index, block in enumerate(blocks):
+        layer = getattr(block, "attn", None)
+        # A subclass may compute something else with the same tensors, so only timm's very class is a donor.
+        if type(layer) is not Attention and not isinstance(layer, InheritedAttention):
+            raise _unsupported(name, f"block {index} holds {type(layer).__name__}")
+        layers.append(layer)
+    return layers
+
+
+def geometry_of(model: nn.Module, layer: nn.Module) -> Geometry:
+    """Return the geometry of the tokens that `layer`, one of the model's attention layers, sees."""
+    heads = layer.num_heads if isinstance(layer, Attention) else layer.heads
+    return Geometry(
+        dim=layer.qkv.in_features,
+        heads=heads,
+        head_dim=layer.head_dim,
+        prefix_tokens=model.num_prefix_tokens,
+        grid=tuple(model.patch_embed.grid_size),
+    )
+
+
+def patch_size(model: nn.Module) -> tuple[int, int]:
+    """Return (height, width) of a patch in px."""
+    height, width = model.patch_embed.patch_size
+    return height, width
+
+
+def resolution_of(model: nn.Module) -> tuple[int, int]:
+    """Return (height, width) in px of the images the model takes now."""
+    height, width = model.patch_embed.img_size
+    return height, width
+
+
+def set_resolution(model: nn.Module, height: int, width: int) -> None:
+    """Adapt the model to images of `height` x `width` px, in place: position embedding, and every swapped layer.
+
+    Raises:
+        UsageError: The patch size does not divide the resolution.
+    """
+    check_resolution(type(model).__name__, (height, width), patch_size(model)[0])
+    if (height, width) == resolution_of(model):
+        return
+    with torch.no_grad():
+        model.set_input_size(img_size=(height, width))
+        for module in model.modules():
+            if isinstance(module, InheritedAttention):
+                module.resize(geometry_of(model, module))
+
+
+def check_resolution(name: str, resolution: tuple[int, int], patch: int) -> None:
+    """Check that `resolution` (height, width) px can be cut into square patches of `patch` px.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    for pixels in resolution:
+        if pixels < 1 or pixels % patch:
+            below, above = pixels // patch * patch, (pixels // patch + 1) * patch
+            near = f"{below} or {above}" if below else f"{above}"
+            raise UsageError(
+                f"{pixels} px cannot be cut into the {patch} px patches of {name}", f"use {near} px, or another --patch"
+            )
+
+
+def _own_patch(name: str) -> int:
+    """Return the patch size of an unchanged `name`, in px; building on the meta device costs no memory."""
+    with torch.device("meta"):
+        model = timm.create_model(name, pretrained=False)
+    size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if size is None:
+        raise _unsupported(name, "it has no patch embedding")
+    return int(size[0] if isinstance(size, tuple) else size)
+
+
+def _unsupported(name: str, reason: str) -> UnsupportedError:
+    return UnsupportedError(f"{name} is not supported: {reason}", f"choose one of the {SUPPORTED}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+

@@ -1,0 +1,105 @@
+"""Weights on disk: safetensors, or PyTorch files read as plain tensors. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from timm.models import clean_state_dict
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from effvit.errors import CheckpointError
+from effvit.storage import replacing
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write the model's weights to `path` as safetensors, whole or not at all.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # the library wraps the operating system's error in text
+            code = next((int(word) for word in str(error).replace(")", " ").split() if word.isdigit()), 0)
+            raise OSError(code, str(error)) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the checkpoint at `path`, under the names timm's models use.
+
+    Accepted are safetensors, and PyTorch files that hold tensors alone (with or without `state_dict`, `model` or
+    `state_dict_ema` around them).
+
+    Raises:
+        CheckpointError: No file, a truncated one, or one that would have to be unpickled.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}", "check the path given to --weights")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{path} is not a whole safetensors file: {error}", "copy or download the file again"
+            ) from error
+    return _read_torch(path)
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds Python objects and would have to be unpickled, which can run any code",
+            "convert it to safetensors where you trust it: safetensors.torch.save_file(model.state_dict(), PATH)",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}", "copy the file again") from error
+    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path} holds no named tensors", "name a checkpoint of model weights")
+    return dict(clean_state_dict(content))
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str, *, new: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Load `tensors` into `model` and return the names that keep their fresh initialisation.
+
+    Only the classifier (when its classes differ) and the parameters in `new` (those a swap has added) may be missing;
+    the position embedding is resampled where the grid differs.
+
+    Raises:
+        CheckpointError: The tensors belong to another architecture; the first clash is named.
+    """
+    own = model.state_dict()
+    tensors = dict(checkpoint_filter_fn(dict(tensors), model))  # type: ignore[arg-type]  # any ViT-like module will do
+    head = {name for name in own if name.split(".")[0] in ("head", "head_dist")}
+    for name in head & set(tensors):
+        if tensors[name].shape != own[name].shape:
+            del tensors[name]
+    fresh = tuple(name for name in own if name not in tensors)
+    missing = [name for name in fresh if name not in head and name not in new]
+    unexpected = [name for name in tensors if name not in own and name.split(".")[0] not in ("head", "head_dist")]
+    misshapen = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    for names, clash in ((missing, "lacks"), (unexpected, "has an unknown"), (misshapen, "has another shape of")):
+        if names:
+            raise CheckpointError(
+                f"{source} is of another architecture than {type(model).__name__} as configured: it {clash} {names[0]}"
+                + (f" and {len(names) - 1} more" if len(names) > 1 else ""),
+                "name the model the checkpoint was trained as, with the same patch size and attention",
+            )
+    model.load_state_dict({name: tensor for name, tensor in tensors.items() if name in own}, strict=False)
+    return fresh
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,58 @@
+"""What a model costs on paper: parameters and multiply-accumulates for one image."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from effvit.attention.base import InheritedAttention
+from effvit.backbone import attention_layers, geometry_of, patch_size
+from effvit.errors import UnsupportedError
+from effvit.spec import Cost, ModelSpec
+from effvit.surgery import parse_options, pick_variant
+
+
+def cost_of(model: nn.Module, spec: ModelSpec) -> Cost:
+    """Return the cost of `model`, built from `spec`, at its present resolution.
+
+    Raises:
+        UnsupportedError: The head pools with attention of its own in a form that is not counted.
+    """
+    variant, exact = pick_variant(spec.attention), pick_variant("softmax")
+    options, none = parse_options(variant, spec.options), parse_options(exact, ())
+    layers = attention_layers(model, spec.backbone)
+    geometry = geometry_of(model, layers[0])
+    rows, columns = patch_size(model)
+    embedding = model.patch_embed.proj
+    macs = embedding.out_channels * embedding.in_channels * rows * columns * geometry.patches
+    core = 0
+    for block, layer in zip(model.blocks, layers, strict=True):
+        swapped = isinstance(layer, InheritedAttention)
+        attention = (variant if swapped else exact).macs(geometry_of(model, layer), options if swapped else none)
+        macs += attention.total + _linear_macs(block.mlp) * geometry.tokens
+        core += attention.core
+    macs += _pooling_macs(model, geometry.tokens) + _linear_macs(model.head)
+    return Cost(sum(parameter.numel() for parameter in model.parameters()), macs, core, geometry.tokens)
+
+
+def _linear_macs(module: nn.Module) -> int:
+    """Return the MACs of all linear layers in `module` for one token."""
+    return sum(part.in_features * part.out_features for part in module.modules() if isinstance(part, nn.Linear))
+
+
+def _pooling_macs(model: nn.Module, tokens: int) -> int:
+    """Return the MACs of an attention-pooling head (SigLIP), which runs once on `tokens` tokens; 0 without one."""
+    pool = getattr(model, "attn_pool", None)
+    if pool is None:
+        return 0
+    if not all(hasattr(pool, part) for part in ("q", "kv", "proj", "latent_len")):
+        raise UnsupportedError(
+            f"the MACs of {type(pool).__name__} are not counted", "choose a model with class-token or average pooling"
+        )
+    latents = pool.latent_len
+    width = pool.q.out_features
+    mlp = _linear_macs(pool.mlp) if pool.mlp is not None else 0
+    return (
+        latents * (_linear_macs(pool.q) + _linear_macs(pool.proj) + mlp)
+        + tokens * _linear_macs(pool.kv)
+        + 2 * latents * tokens * width
+    )

@@ -1,0 +1,166 @@
+"""`effvit finetune` as a function: data, model, swapped attention, weights and recipe become a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from effvit.backbone import resolution_of
+from effvit.data.base import ImageData
+from effvit.environment import capture_environment, usable_cores
+from effvit.errors import UnavailableError, UnknownNameError, UsageError
+from effvit.preprocessing import preprocessing_of
+from effvit.recipe import Recipe, default_recipe
+from effvit.run import DataRecord, EpochRecord, Run, RunRecord, create_run, now
+from effvit.spec import ModelSpec, OptionValue
+from effvit.training import Step, train
+from effvit.weights import AUTO, Architecture, InitialModel, initial_model, square_patch
+
+
+@dataclass(frozen=True, slots=True)
+class Finetuning:
+    """What to fine-tune. Everything left out follows from the data: see `ImageData.hints`.
+
+    `resolution` is (height, width) px, `recipe` holds the fields of Recipe to change, `threads` and `workers` None mean
+    what suits the machine and the data.
+    """
+
+    attention: str
+    model: str | None = None
+    options: tuple[tuple[str, OptionValue], ...] = ()
+    layers: tuple[int, ...] | None = None
+    weights: str = AUTO
+    resolution: tuple[int, int] | None = None
+    patch: int | None = None
+    recipe: Mapping[str, object] | None = None
+    device: str | None = None
+    workers: int | None = None
+    threads: int | None = None
+
+
+class Listener:
+    """Is told how a fine-tuning goes; override what matters."""
+
+    def warn(self, text: str) -> None:
+        """Something a reader of the results must know."""
+
+    def begin(self, run: Run) -> None:
+        """The run folder exists and training begins."""
+
+    def step(self, step: Step) -> None:
+        """One optimiser step is done."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """One epoch is done and on disk."""
+
+
+def finetune(
+    request: Finetuning, data: ImageData, *, out: Path, name: str | None = None, listener: Listener | None = None
+) -> Run:
+    """Fine-tune and return the run, which lies in `out`.
+
+    Raises:
+        EffvitError: Any of the tree in errors.py; a run folder then holds what was finished.
+    """
+    listener = listener or Listener()
+    device = _device(request.device)
+    torch.set_num_threads(request.threads or usable_cores())
+    seed = (request.recipe or {}).get("seed", 0)
+    torch.manual_seed(seed if isinstance(seed, int) else 0)
+    initial = _initial(request, data)
+    recipe = _recipe(request, data, initial)
+    for warning in initial.warnings:
+        listener.warn(warning)
+    record = _record(request, data, initial, recipe, device)
+    run = create_run(out, name, record)
+    listener.begin(run)
+    workers = request.workers if request.workers is not None else _suitable_workers(data)
+    return train(
+        run, initial.model, data, device=device, workers=workers, on_step=listener.step, on_epoch=listener.epoch
+    )
+
+
+def _initial(request: Finetuning, data: ImageData) -> InitialModel:
+    resolution = request.resolution
+    if resolution is None and request.model is None and data.hints.resolution is not None:
+        resolution = (data.hints.resolution, data.hints.resolution)
+    return initial_model(
+        Architecture(
+            backbone=request.model or data.hints.model,
+            classes=len(data.classes),
+            attention=request.attention,
+            options=request.options,
+            layers=request.layers,
+            resolution=resolution,
+            patch=request.patch,
+        ),
+        request.weights,
+    )
+
+
+def _recipe(request: Finetuning, data: ImageData, initial: InitialModel) -> Recipe:
+    recipe = default_recipe(data.hints, from_scratch=initial.weights.origin == "random")
+    changes = dict(request.recipe or {})
+    known = [field for field in Recipe.__slots__]
+    for field in changes:
+        if field not in known:
+            raise UnknownNameError("recipe field", field, known)
+    return replace(recipe, **changes)  # type: ignore[arg-type]  # Recipe checks its values
+
+
+def _record(
+    request: Finetuning, data: ImageData, initial: InitialModel, recipe: Recipe, device: torch.device
+) -> RunRecord:
+    model = initial.model
+    return RunRecord(
+        spec=ModelSpec(
+            backbone=request.model or data.hints.model,
+            attention=request.attention,
+            classes=len(data.classes),
+            trained=resolution_of(model),
+            options=initial.surgery.options,
+            layers=request.layers,
+            patch=square_patch(model),
+        ),
+        data=DataRecord(
+            name=data.name,
+            fingerprint=data.fingerprint,
+            classes=data.classes,
+            train_images=len(data.train),
+            val_images=len(data.val),
+            skipped=data.skipped,
+        ),
+        preprocessing=preprocessing_of(model),
+        recipe=recipe,
+        weights=initial.weights,
+        environment=capture_environment(request.threads),
+        device=str(device),
+        started=now(),
+        status="running",
+        warnings=initial.warnings,
+    )
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"{name!r} is not a device", "use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError(f"{name} was asked for, and PyTorch sees no CUDA GPU", "use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"{device.type} devices are not supported", "use cpu, cuda or cuda:N")
+    return device
+
+
+def _suitable_workers(data: ImageData) -> int:
+    """Return how many processes load images: none for images that lie in memory."""
+    in_memory = not isinstance(data.train[0].source, Path)
+    return 0 if in_memory else min(8, usable_cores())
+
+

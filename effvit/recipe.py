@@ -1,0 +1,66 @@
+"""How a model is fine-tuned: every number in one value, written into the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from effvit.data.base import DataDefaults
+from effvit.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Settings of one fine-tuning.
+
+    `learning_rate` is the peak, for a batch of `batch`; `layer_decay` multiplies it once per block from the head down
+    (None: the same rate everywhere); `warmup_epochs` rise linearly to it, the rest is a cosine down to a hundredth.
+    `mixup` and `cutmix` are the alphas of their beta distributions, 0 is off. `crop_scale` is the range of the area a
+    random crop keeps; `auto_augment` is timm's policy string.
+
+    Raises:
+        UsageError: A value outside its range.
+    """
+
+    epochs: int = 20
+    batch: int = 64
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.05
+    layer_decay: float | None = 0.75
+    warmup_epochs: int = 2
+    label_smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    drop_path: float = 0.0
+    clip_gradient: float = 1.0
+    auto_augment: str | None = None
+    crop_scale: tuple[float, float] = (0.35, 1.0)
+    horizontal_flip: float = 0.5
+    random_erasing: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", f"choose {name} of 1 or more")
+        for name in ("learning_rate", "clip_gradient"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} must be positive, not {getattr(self, name)}", "choose a small positive number")
+        for name in ("label_smoothing", "drop_path", "horizontal_flip", "random_erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} must lie in 0 to 1, not {getattr(self, name)}", "choose a share of 1")
+
+
+def default_recipe(hints: DataDefaults, *, from_scratch: bool) -> Recipe:
+    """Return the recipe for a data set, for pretrained weights or from scratch.
+
+    From scratch every layer has all to learn, so the layers nearest the input are not slowed down.
+    """
+    recipe = Recipe(
+        epochs=hints.epochs,
+        crop_scale=hints.crop_scale,
+        horizontal_flip=hints.horizontal_flip,
+        auto_augment=hints.auto_augment,
+    )
+    if from_scratch:
+        return replace(recipe, learning_rate=hints.scratch_learning_rate, layer_decay=None)
+    return recipe

@@ -1,0 +1,233 @@
+"""A run: the folder that a fine-tuning leaves behind, and everything a later command needs to know of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from torch import nn
+
+from effvit.backbone import set_resolution
+from effvit.checkpoint import load_weights, read_weights
+from effvit.environment import Environment
+from effvit.errors import CheckpointError, StorageError
+from effvit.preprocessing import Preprocessing
+from effvit.recipe import Recipe
+from effvit.spec import ModelSpec
+from effvit.storage import make_folder, sha256_of, storage_errors, write_atomically
+from effvit.surgery import model_from_spec
+
+SCHEMA = "effvit.run/1"
+WEIGHTS, LAST, RECORD, HISTORY = "model.safetensors", "last.safetensors", "run.json", "history.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecord:
+    """The images a run was trained on: what `--data` said, and a fingerprint of its files and labels."""
+
+    name: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    train_images: int
+    val_images: int
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsRecord:
+    """Where a run's initial weights came from: asked for, what it became, and which parameters started fresh."""
+
+    asked: str
+    origin: Literal["pretrained", "random", "checkpoint"]
+    inherited: int
+    fresh: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """One epoch: mean training loss, accuracy on the held-out part, seconds, and peak memory so far in bytes."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    top1: float
+    top5: float | None
+    balanced_top1: float
+    train_s: float
+    inference_s: float
+    images_per_s: float
+    learning_rate: float
+    host_peak_bytes: int | None
+    device_peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """Everything about a run but its tensors and its epochs; `run.json`."""
+
+    spec: ModelSpec
+    data: DataRecord
+    preprocessing: Preprocessing
+    recipe: Recipe
+    weights: WeightsRecord
+    environment: Environment
+    device: str
+    started: str
+    status: Literal["running", "interrupted", "failed", "done"]
+    warnings: tuple[str, ...] = ()
+    best: EpochRecord | None = None
+    schema: str = SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder and its record."""
+
+    folder: Path
+    record: RunRecord
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def weights(self) -> Path:
+        """The best checkpoint."""
+        return self.folder / WEIGHTS
+
+    def updated(self, record: RunRecord) -> Run:
+        """Write `record` and return the run with it.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        write_atomically(self.folder / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        return Run(self.folder, record)
+
+    def append_epoch(self, epoch: EpochRecord) -> None:
+        """Add a line to the history.
+
+        Raises:
+            StorageError: The disk is full, or the folder cannot be written.
+        """
+        path = self.folder / HISTORY
+        with storage_errors(path), path.open("ab") as stream:
+            stream.write(msgspec.json.encode(epoch) + b"\n")
+
+    def history(self) -> list[EpochRecord]:
+        """Return the finished epochs in order."""
+        path = self.folder / HISTORY
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        try:
+            return [msgspec.json.decode(line, type=EpochRecord) for line in lines if line.strip()]
+        except msgspec.DecodeError as error:
+            raise CheckpointError(f"{path} is damaged: {error}", "delete the file to lose only the history") from error
+
+    def model(self, height: int | None = None, width: int | None = None) -> nn.Module:
+        """Return the trained model in evaluation mode, at its training resolution or another (px).
+
+        Raises:
+            CheckpointError: The weights are missing, damaged, not the ones recorded, or of another architecture.
+            UsageError: The patch size does not divide the resolution.
+        """
+        if not self.weights.is_file():
+            raise CheckpointError(
+                f"the run {self.name} has no weights yet: its status is {self.record.status!r}",
+                "let `effvit finetune` finish at least one epoch",
+            )
+        model = model_from_spec(self.record.spec)
+        tensors = read_weights(self.weights)
+        if self.record.spec.weights != sha256_of(self.weights):
+            raise CheckpointError(
+                f"{self.weights} is not the file that run.json records", "restore the file, or fine-tune again"
+            )
+        load_weights(model, tensors, str(self.weights))
+        if height is not None:
+            set_resolution(model, height, width or height)
+        return model.eval()
+
+
+def create_run(root: Path, name: str | None, record: RunRecord) -> Run:
+    """Make a new run folder under `root`; without a name it is called after model, attention, data and time.
+
+    Raises:
+        StorageError: The folder cannot be made, or the name is taken.
+    """
+    make_folder(root)
+    if name is None:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        data = re.sub(r"[^A-Za-z0-9]+", "_", Path(record.data.name).name).strip("_") or "data"
+        name = f"{record.spec.backbone.partition('.')[0]}-{record.spec.attention}-{data}-{stamp}"
+    folder = root / name
+    if (folder / RECORD).exists():
+        raise StorageError(f"the run {folder} exists already", "choose another --name, or remove the folder")
+    return Run(make_folder(folder), record).updated(record)
+
+
+def open_run(folder: Path) -> Run:
+    """Return the run in `folder`.
+
+    Raises:
+        CheckpointError: There is no run, or its record is damaged or of a newer effvit.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a run: it holds no {RECORD}", "name a folder that `effvit finetune` wrote")
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
+    except (msgspec.DecodeError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or of another effvit: {error}", "fine-tune again") from error
+    if record.schema != SCHEMA:
+        raise CheckpointError(f"{path} has schema {record.schema!r}, not {SCHEMA!r}", "use the effvit that wrote it")
+    return Run(folder, record)
+
+
+def find_runs(root: Path) -> list[Run]:
+    """Return the runs under `root` that have weights, oldest first."""
+    folders = [path.parent for path in root.glob(f"*/{RECORD}")] if root.is_dir() else []
+    runs = [open_run(folder) for folder in folders if (folder / WEIGHTS).is_file()]
+    return sorted(runs, key=lambda run: (run.record.started, run.name))
+
+
+def newest_run(root: Path, attention: str | None = None) -> Run:
+    """Return the newest run under `root`, of one attention variant if named.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    runs = [run for run in find_runs(root) if attention in (None, run.record.spec.attention)]
+    if not runs:
+        kind = f" with {attention} attention" if attention else ""
+        flag = attention or "linformer"
+        raise CheckpointError(
+            f"there is no finished run{kind} in {root}", f"make one with `effvit finetune --attn {flag}`"
+        )
+    return runs[-1]
+
+
+def resolve_runs(root: Path, names: Sequence[str], attentions: Sequence[str]) -> list[Run]:
+    """Return the runs that `names` (folders, or names under `root`) and `attentions` (the newest of each) ask for.
+
+    Neither: the newest run of all.
+
+    Raises:
+        CheckpointError: One of them does not exist.
+    """
+    runs = [open_run(Path(name) if (Path(name) / RECORD).is_file() else root / name) for name in names]
+    runs += [newest_run(root, attention) for attention in attentions]
+    return runs or [newest_run(root)]
+
+
+def now() -> str:
+    """Return the time in ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def with_weights(record: RunRecord, path: Path) -> RunRecord:
+    """Return `record` with the hash of the checkpoint at `path` in its specification."""
+    return replace(record, spec=replace(record.spec, weights=sha256_of(path)))

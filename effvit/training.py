@@ -1,0 +1,260 @@
+"""The training loop: timm's optimiser, schedule, loss and mixup, and after every epoch all of it on disk."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import random_seed
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from effvit.accuracy import Accuracy, balanced_top1, top1, top5
+from effvit.checkpoint import save_weights
+from effvit.data.base import ImageData
+from effvit.errors import CheckFailedError, EffvitError, UsageError
+from effvit.evaluate import count_correct, merge
+from effvit.images import ImageDataset, ImageLoader, pixel_batches
+from effvit.preprocessing import Preprocessing, normalise, training_transform
+from effvit.recipe import Recipe
+from effvit.run import LAST, WEIGHTS, EpochRecord, Run, with_weights
+
+EVALUATION_BATCH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a fine-tuning stands; `top1` is of the last finished epoch, `images_per_s` of this one so far."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    images_per_s: float
+    top1: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Accuracy and mean cross-entropy on the held-out part, and the seconds that inference alone took."""
+
+    accuracy: Accuracy
+    loss: float
+    inference_s: float
+
+
+def train(
+    run: Run,
+    model: nn.Module,
+    data: ImageData,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    on_step: Callable[[Step], None],
+    on_epoch: Callable[[EpochRecord], None],
+) -> Run:
+    """Train `model` as the run's recipe says and return the run with its best epoch.
+
+    After every epoch the last weights, and the best so far, are on disk: whatever ends the training, what was finished
+    stays usable.
+
+    Raises:
+        CheckFailedError: The loss became infinite or NaN.
+        DataError: An image vanished or became unreadable.
+        StorageError: The disk is full.
+        UsageError: Mixup with an odd batch, or fewer images than a batch needs.
+    """
+    trainer = _Trainer(run, model, data, device, workers)
+    try:
+        run = trainer.train(on_step, on_epoch)
+    except KeyboardInterrupt:
+        trainer.run.updated(replace(trainer.run.record, status="interrupted"))
+        raise
+    except EffvitError:
+        _mark_failed(trainer.run)
+        raise
+    return run.updated(replace(run.record, status="done"))
+
+
+def validate(
+    model: nn.Module, data: ImageData, preprocessing: Preprocessing, resolution: tuple[int, int], device: torch.device
+) -> Validation:
+    """Return accuracy and loss of `model` on the held-out part at `resolution` (height, width) px.
+
+    Raises:
+        DataError: An image vanished or became unreadable.
+    """
+    model.eval()
+    counts: list[Accuracy] = []
+    loss_sum, inference_s = 0.0, 0.0
+    for pixels, labels in pixel_batches(data.val, preprocessing, *resolution, batch=EVALUATION_BATCH):
+        images = torch.from_numpy(normalise(pixels, preprocessing)).to(device)
+        started = time.perf_counter()
+        with torch.inference_mode(), mixed_precision(device):
+            logits = model(images).float()
+        logits = logits.cpu()  # waits for the device
+        inference_s += time.perf_counter() - started
+        loss_sum += float(F.cross_entropy(logits, torch.from_numpy(labels), reduction="sum"))
+        counts.append(count_correct(logits.numpy(), labels))
+    accuracy = merge(counts)
+    return Validation(accuracy, loss_sum / max(1, accuracy.images), inference_s)
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Return autocast to bfloat16 or float16 where the device computes in it, and nothing on a CPU."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+
+
+class _Trainer:
+    def __init__(self, run: Run, model: nn.Module, data: ImageData, device: torch.device, workers: int) -> None:
+        recipe = run.record.recipe
+        random_seed(recipe.seed)
+        self.run, self.data, self.device, self.recipe = run, data, device, recipe
+        self.model = model.to(device)
+        self.loader = self._loader(workers)
+        self.optimizer = create_optimizer_v2(
+            model, "adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
+        )
+        self.scheduler = self._scheduler()
+        self.mixup = self._mixup()
+        self.loss: nn.Module = LabelSmoothingCrossEntropy(recipe.label_smoothing)
+        if self.mixup is not None:
+            self.loss = SoftTargetCrossEntropy()
+        # Only float16 needs its gradients scaled; bfloat16 has the range of float32.
+        half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+        self.scaler = torch.amp.GradScaler(device.type, enabled=half)
+
+    def train(self, on_step: Callable[[Step], None], on_epoch: Callable[[EpochRecord], None]) -> Run:
+        best: EpochRecord | None = None
+        for epoch in range(self.recipe.epochs):
+            started = time.perf_counter()
+            loss, images = self._train_epoch(epoch, best, on_step)
+            train_s = time.perf_counter() - started
+            record = self._validated(epoch, loss, images, train_s)
+            if best is None or record.top1 > best.top1:
+                best = record
+                save_weights(self.run.folder / WEIGHTS, self.model)
+                updated = with_weights(self.run.record, self.run.folder / WEIGHTS)
+                self.run = self.run.updated(replace(updated, best=best))
+            save_weights(self.run.folder / LAST, self.model)
+            self.run.append_epoch(record)
+            on_epoch(record)
+        return self.run
+
+    def _train_epoch(
+        self, epoch: int, best: EpochRecord | None, on_step: Callable[[Step], None]
+    ) -> tuple[float, int]:
+        self.model.train()
+        loss_sum, images, steps = 0.0, 0, len(self.loader)
+        started = time.perf_counter()
+        for step, (pixels, labels) in enumerate(self.loader):
+            loss = self._step(pixels.to(self.device), labels.to(self.device))
+            if not math.isfinite(loss):
+                raise CheckFailedError(
+                    f"the loss became {loss} in epoch {epoch + 1}, step {step + 1}",
+                    "lower --lr; the checkpoint of the last finished epoch is intact",
+                )
+            loss_sum += loss * len(labels)
+            images += len(labels)
+            self.scheduler.step_update(epoch * steps + step + 1)
+            rate = images / (time.perf_counter() - started)
+            on_step(Step(epoch, self.recipe.epochs, step + 1, steps, loss_sum / images, rate, best and best.top1))
+        return loss_sum / images, images
+
+    def _step(self, images: Tensor, labels: Tensor) -> float:
+        if self.mixup is not None:
+            images, labels = self.mixup(images, labels)
+        with mixed_precision(self.device):
+            loss = self.loss(self.model(images).float(), labels)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_gradient)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return float(loss.detach())
+
+    def _validated(self, epoch: int, loss: float, images: int, train_s: float) -> EpochRecord:
+        record = self.run.record
+        validation = validate(self.model, self.data, record.preprocessing, record.spec.trained, self.device)
+        accuracy = validation.accuracy
+        return EpochRecord(
+            epoch=epoch + 1,
+            train_loss=loss,
+            val_loss=validation.loss,
+            top1=top1(accuracy) or 0.0,
+            top5=top5(accuracy),
+            balanced_top1=balanced_top1(accuracy) or 0.0,
+            train_s=train_s,
+            inference_s=validation.inference_s,
+            images_per_s=images / train_s,
+            learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
+            host_peak_bytes=host_peak_bytes(),
+            device_peak_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
+        )
+
+    def _loader(self, workers: int) -> ImageLoader:
+        recipe, record = self.recipe, self.run.record
+        batch = min(recipe.batch, len(self.data.train))
+        if recipe.mixup or recipe.cutmix:
+            batch -= batch % 2
+            if recipe.batch % 2 or batch < 2:
+                raise UsageError(f"mixup pairs images and cannot use a batch of {recipe.batch}", "use an even --batch")
+        return ImageLoader(
+            ImageDataset(self.data.train, training_transform(record.preprocessing, *record.spec.trained, recipe)),
+            batch=batch,
+            workers=workers,
+            generator=torch.Generator().manual_seed(recipe.seed),
+            drop_last=True,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _scheduler(self) -> Scheduler:
+        recipe = self.recipe
+        scheduler, _ = create_scheduler_v2(
+            self.optimizer,
+            "cosine",
+            num_epochs=recipe.epochs,
+            warmup_epochs=min(recipe.warmup_epochs, recipe.epochs - 1),
+            warmup_lr=recipe.learning_rate / 100,
+            min_lr=recipe.learning_rate / 100,
+            step_on_epochs=False,
+            updates_per_epoch=len(self.loader),
+        )
+        scheduler.step_update(0)
+        return scheduler
+
+    def _mixup(self) -> Mixup | None:
+        recipe = self.recipe
+        if not (recipe.mixup or recipe.cutmix):
+            return None
+        return Mixup(
+            recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=len(self.data.classes)
+        )
+
+
+def _mark_failed(run: Run) -> None:
+    try:
+        run.updated(replace(run.record, status="failed"))
+    except EffvitError:  # the disk that is full may be why the training failed; the first error is the one to show
+        return
+
+
+def host_peak_bytes() -> int | None:
+    """Return the highest resident memory this process has had, from the kernel's own accounting."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,156 @@
+"""What runtimes have in common: the artifact they run, the session that runs it, the backend that makes both.
+
+Imports no torch: a measuring worker for ONNX Runtime stays as small as the runtime itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from effvit.errors import BackendUnavailableError, UnsupportedError
+from effvit.preprocessing import Preprocessing
+from effvit.registry import discover, pick
+from effvit.spec import Cost, ModelSpec, Precision
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from effvit.run import Run
+
+Images = npt.NDArray[np.float32]
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far an artifact's logits lie from the PyTorch fp32 model's, over `images` held-out images.
+
+    `agreement` is the share of images with the same first class; `decisive_agreement` leaves out images whose first two
+    classes in PyTorch are closer than the tolerance, where either order is as good (1.0 if none is left).
+    """
+
+    images: int
+    max_abs: float
+    cosine: float
+    agreement: float
+    decisive_agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One file that a runtime executes, for one resolution and precision; the batch is free.
+
+    `path` is absolute; `sha256` and `size_bytes` are the file's. `parity` is None until the artifact was compared with
+    the PyTorch model.
+    """
+
+    format: str
+    path: str
+    sha256: str
+    size_bytes: int
+    model: ModelSpec
+    precision: Precision
+    height: int
+    width: int
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    cost: Cost
+    built_with: tuple[tuple[str, str], ...]
+    build_s: float
+    parity: Parity | None = None
+
+
+class Session(Protocol):
+    """An artifact loaded into a runtime.
+
+    `launch` enqueues one pass over what `bind` copied to where the runtime wants it and does nothing else;
+    `synchronize` waits until all launches are done. `logits` are of the last launch, `(batch, classes)` float32 on the
+    host.
+    """
+
+    def bind(self, images: Images) -> None: ...
+    def launch(self) -> None: ...
+    def synchronize(self) -> None: ...
+    def logits(self) -> Logits: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an artifact is made from: a run, at one resolution (px) and precision."""
+
+    run: Run
+    height: int
+    width: int
+    precision: Precision
+
+    def model(self) -> nn.Module:
+        """Return the trained fp32 model at this resolution, in evaluation mode."""
+        return self.run.model(self.height, self.width)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One runtime as a value.
+
+    Backends of the same `format` share artifacts. `unavailable()` returns why the runtime cannot be used here, or None,
+    and imports it; `install` says how to get it. `export(source, path)` makes the artifact's file and returns where it
+    is: `path`, or a file that exists already. `open(artifact, threads)` loads it, using `threads` CPU threads.
+    """
+
+    name: str
+    summary: str
+    format: str
+    suffix: str
+    precisions: frozenset[Precision]
+    install: str
+    unavailable: Callable[[], str | None]
+    version: Callable[[], str | None]
+    export: Callable[[Source, Path], Path]
+    open: Callable[[Artifact, int], Session]
+
+    def require(self, precision: Precision | None = None) -> None:
+        """Check that the runtime is here and takes `precision`.
+
+        Raises:
+            BackendUnavailableError: It is not here.
+            UnsupportedError: It does not compute in this precision.
+        """
+        reason = self.unavailable()
+        if reason is not None:
+            raise BackendUnavailableError(f"{self.name} cannot run here: {reason}", self.install)
+        if precision is not None and precision not in self.precisions:
+            known = ", ".join(sorted(self.precisions))
+            raise UnsupportedError(f"{self.name} does not run {precision}", f"choose one of: {known}")
+
+
+@cache
+def backends() -> Mapping[str, Backend]:
+    """Return every backend by name, those that cannot run here included."""
+    return discover("effvit.export.backends", "BACKEND", Backend)
+
+
+def pick_backend(name: str) -> Backend:
+    """Return the backend called `name`.
+
+    Raises:
+        UnknownNameError: There is none.
+    """
+    return pick(backends(), name, "backend")
+
+
+def predict(session: Session, images: Images, batch: int) -> Logits:
+    """Return the logits of `images`, `(images, 3, height, width)`, run `batch` at a time."""
+    parts = []
+    for start in range(0, len(images), batch):
+        session.bind(np.ascontiguousarray(images[start : start + batch]))
+        session.launch()
+        session.synchronize()
+        parts.append(session.logits())
+    return np.concatenate(parts)

@@ -1,0 +1,105 @@
+"""Artifacts beside their run: made once for what they are made of, found again by the same."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from effvit.cost import cost_of
+from effvit.environment import package_version
+from effvit.errors import CheckpointError
+from effvit.export.base import Artifact, Backend, Logits, Source
+from effvit.export.verify import check, compare
+from effvit.preprocessing import normalise
+from effvit.storage import sha256_of, write_atomically
+
+TOOLS = ("effvit", "torch", "timm", "onnx", "onnxscript", "tensorrt")
+FOLDER = "artifacts"
+REFERENCE_BATCH = 32
+
+
+def reference_logits(source: Source, pixels: np.ndarray) -> Logits:
+    """Return the fp32 PyTorch logits of uint8 images `(images, height, width, 3)`: what artifacts are held against."""
+    model = source.model()
+    images = normalise(pixels, source.run.record.preprocessing)
+    parts = [images[start : start + REFERENCE_BATCH] for start in range(0, len(images), REFERENCE_BATCH)]
+    with torch.inference_mode():
+        return np.concatenate([model(torch.from_numpy(part)).numpy() for part in parts])
+
+
+def find(source: Source, backend: Backend) -> Artifact | None:
+    """Return the verified artifact made earlier from exactly this, or None."""
+    sidecar = _sidecar(source, backend)
+    if not sidecar.is_file():
+        return None
+    try:
+        artifact = msgspec.json.decode(sidecar.read_bytes(), type=Artifact)
+    except msgspec.DecodeError:
+        return None  # damaged: it is made again
+    path = source.run.folder / artifact.path
+    artifact = replace(artifact, path=str(path.resolve()))
+    whole = path.is_file() and path.stat().st_size == artifact.size_bytes and sha256_of(path) == artifact.sha256
+    return artifact if whole and artifact.parity is not None else None
+
+
+def make(source: Source, backend: Backend) -> Artifact:
+    """Make the artifact's file, and return the artifact, unverified.
+
+    Raises:
+        ExportError: It cannot be made.
+        CheckpointError: The run's weights are damaged.
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    started = time.perf_counter()
+    path = backend.export(source, _sidecar(source, backend).with_suffix(backend.suffix))
+    record = source.run.record
+    return Artifact(
+        format=backend.format,
+        path=str(path.resolve()),
+        sha256=sha256_of(path),
+        size_bytes=path.stat().st_size,
+        model=record.spec,
+        precision=source.precision,
+        height=source.height,
+        width=source.width,
+        preprocessing=record.preprocessing,
+        classes=record.data.classes,
+        cost=cost_of(source.model(), record.spec),
+        built_with=tuple((tool, version) for tool in TOOLS if (version := package_version(tool)) is not None),
+        build_s=time.perf_counter() - started,
+    )
+
+
+def verify(
+    artifact: Artifact, source: Source, backend: Backend, reference: Logits, predicted: Logits
+) -> Artifact:
+    """Compare `predicted` with the `reference`, keep the verdict beside the file, and return the verified artifact.
+
+    Raises:
+        MismatchError: The artifact is not the model it was made from; nothing is kept.
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    parity = compare(reference, predicted, artifact.precision)
+    check(parity, reference, artifact)
+    verified = replace(artifact, parity=parity)
+    # Relative to the run, so that a run folder can be moved or copied to another machine.
+    relative = Path(artifact.path).relative_to(source.run.folder.resolve())
+    write_atomically(_sidecar(source, backend), msgspec.json.encode(replace(verified, path=str(relative))))
+    return verified
+
+
+def _sidecar(source: Source, backend: Backend) -> Path:
+    spec = source.run.record.spec
+    if spec.weights is None:
+        raise CheckpointError(f"the run {source.run.name} has no weights yet", "let `effvit finetune` finish an epoch")
+    versions = [(tool, package_version(tool)) for tool in TOOLS]
+    content = msgspec.json.encode([spec, source.height, source.width, source.precision, backend.format, versions])
+    size = str(source.height) if source.height == source.width else f"{source.height}x{source.width}"
+    name = f"{spec.attention}-{size}px-{source.precision}-{hashlib.sha256(content).hexdigest()[:10]}"
+    return source.run.folder / FOLDER / f"{name}.json"

@@ -1,0 +1,69 @@
+"""An artifact is compared with the PyTorch model on real images before anything is measured."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from effvit.errors import MismatchError
+from effvit.export.base import Artifact, Logits, Parity
+from effvit.spec import Precision
+
+# Largest difference of a logit, relative to the spread (standard deviation) of the reference's logits. For fp32 the
+# difference is rounding in another order; half types keep 11 and 8 significant bits (relative error 5e-4 and 4e-3)
+# through some hundred layers' worth of additions.
+TOLERANCES = {
+    Precision.FP32: 1e-3,
+    Precision.TF32: 2e-2,
+    Precision.FP16: 5e-2,
+    Precision.BF16: 4e-1,
+}
+LEAST_COSINE = {Precision.FP32: 0.99999, Precision.TF32: 0.9999, Precision.FP16: 0.999, Precision.BF16: 0.99}
+LEAST_AGREEMENT = 0.99
+
+
+def compare(reference: Logits, logits: Logits, precision: Precision) -> Parity:
+    """Return how far `logits` lie from the fp32 `reference`, both `(images, classes)`.
+
+    An image counts as decisive when the reference's first two classes lie further apart than twice the tolerance: less
+    than that, and errors within the tolerance may swap them.
+    """
+    ordered = np.sort(reference, axis=1)
+    margin = ordered[:, -1] - ordered[:, -2]
+    decisive = margin > 2 * _tolerance(reference, precision)
+    same = reference.argmax(axis=1) == logits.argmax(axis=1)
+    same &= np.isfinite(logits).all(axis=1)
+    norms = np.linalg.norm(reference, axis=1) * np.linalg.norm(logits, axis=1)
+    cosines = (reference * logits).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)
+    return Parity(
+        images=len(reference),
+        max_abs=float(np.abs(reference - logits).max()),
+        cosine=float(cosines.min()),
+        agreement=float(same.mean()),
+        decisive_agreement=float(same[decisive].mean()) if decisive.any() else 1.0,
+    )
+
+
+def check(parity: Parity, reference: Logits, artifact: Artifact) -> None:
+    """Check that the artifact is the model it was made from.
+
+    Raises:
+        MismatchError: Its logits differ by more than its precision explains.
+    """
+    tolerance = _tolerance(reference, artifact.precision)
+    # Written so that a NaN fails.
+    close = parity.max_abs <= tolerance and parity.cosine >= LEAST_COSINE[artifact.precision]
+    if close and parity.decisive_agreement >= LEAST_AGREEMENT:
+        return
+    raise MismatchError(
+        f"the {artifact.precision} artifact of {artifact.model.attention} at {artifact.height} px differs from PyTorch: "
+        f"logits by up to {parity.max_abs:.3g} (allowed {tolerance:.3g}), cosine {parity.cosine:.6f}, "
+        f"same class for {parity.agreement:.1%} of {parity.images} images",
+        "export in fp32, or use a variant that keeps this precision",
+        max_abs=parity.max_abs,
+        cosine=parity.cosine,
+        agreement=parity.agreement,
+    )
+
+
+def _tolerance(reference: Logits, precision: Precision) -> float:
+    return TOLERANCES[precision] * max(float(reference.std()), 1e-3)

@@ -1,0 +1,147 @@
+"""Cells in processes of their own: a crash, a hang or an exhausted memory is a result, not an accident."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import effvit
+from effvit.accuracy import Accuracy
+from effvit.export.base import Artifact
+from effvit.profiling.records import HostMemory, Status
+from effvit.profiling.timer import Round
+
+
+class CellFailure(Exception):  # noqa: N818  # not an error of the program: it becomes a row
+    """A worker could not do what it was asked; `status` and `reason` go into the outcome."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status: Status = status
+        self.reason = reason
+
+
+class IsolatedWorker:
+    """A worker process; use it in a `with` block. All calls raise CellFailure."""
+
+    def __init__(self, timeout_s: float) -> None:
+        calls_in, calls_out = os.pipe()
+        answers_in, answers_out = os.pipe()
+        # The worker imports the effvit that started it, wherever that lies.
+        path = os.pathsep.join(filter(None, [str(Path(effvit.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "effvit.profiling.worker", str(calls_in), str(answers_out)],
+            pass_fds=(calls_in, answers_out),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+            # Ctrl-C goes to the whole terminal's process group; the sweep alone decides what becomes of a cell.
+            start_new_session=True,
+        )
+        os.close(calls_in)
+        os.close(answers_out)
+        self._calls = os.fdopen(calls_out, "wb", buffering=0)
+        self._answers = answers_in
+        self._received = b""
+        # Only time spent waiting for this worker counts: parked beside others it must not age.
+        self._left_s = timeout_s
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def prepare(self, backend: str) -> None:
+        """Start importing the runtime; `ready` waits for it."""
+        self._send("prepare", backend=backend)
+
+    def ready(self) -> None:
+        """Wait until the runtime is imported."""
+        self._receive()
+
+    def open(
+        self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path
+    ) -> tuple[float, float, HostMemory]:
+        """Load the artifact and return (seconds to open, seconds of the first launch, memory)."""
+        result = self._call(
+            "open", backend=backend, artifact=asdict(artifact), batch=batch, threads=threads, pixels=str(pixels)
+        )
+        return result["open_s"], result["first_s"], HostMemory(**result["memory"])
+
+    def round(self, samples: int, least_s: float, most_s: float, warmup_s: float) -> Round:
+        """Time one round."""
+        result = self._call("round", samples=samples, least_s=least_s, most_s=most_s, warmup_s=warmup_s)
+        return Round(**{**result, "seconds": tuple(result["seconds"])})
+
+    def predict(self, pixels: Path, out: Path, batch: int) -> None:
+        """Write the logits of the images in `pixels` to `out`."""
+        self._call("predict", pixels=str(pixels), out=str(out), batch=batch)
+
+    def evaluate(self, pixels: Path, labels: list[int], batch: int) -> Accuracy:
+        """Return how many of the images in `pixels` are classified right."""
+        result = self._call("evaluate", pixels=str(pixels), labels=labels, batch=batch)
+        return Accuracy(**{key: tuple(value) if isinstance(value, list) else value for key, value in result.items()})
+
+    def close(self) -> None:
+        """End the process, and everything it started."""
+        self._calls.close()
+        if self._process.poll() is None:
+            self._kill()
+        self._process.wait()
+        os.close(self._answers)
+
+    def _call(self, name: str, **arguments: Any) -> dict[str, Any]:
+        self._send(name, **arguments)
+        return self._receive()
+
+    def _send(self, name: str, **arguments: Any) -> None:
+        try:
+            self._calls.write(json.dumps({"name": name, "arguments": arguments}).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\n" not in self._received:
+            started = time.monotonic()
+            answered = select.select([self._answers], [], [], max(0.0, self._left_s))[0]
+            self._left_s -= time.monotonic() - started
+            if not answered:
+                self._kill()
+                raise CellFailure("timeout", f"took longer than {self._timeout_s:g} s")
+            chunk = os.read(self._answers, 2**16)
+            if not chunk:
+                raise self._death()
+            self._received += chunk
+        line, _, self._received = self._received.partition(b"\n")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise CellFailure(answer["error"]["status"], answer["error"]["message"])
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def _kill(self) -> None:
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def _death(self) -> CellFailure:
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            # We did not send it, so the kernel did; on Linux that is the out-of-memory killer.
+            return CellFailure("oom", "killed by the kernel, which does that when memory runs out")
+        if code < 0:
+            return CellFailure("failed", f"the worker crashed with {signal.Signals(-code).name}")
+        return CellFailure("failed", f"the worker ended with exit code {code}")

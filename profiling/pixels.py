@@ -1,0 +1,88 @@
+"""Held-out images, preprocessed once for each resolution and shared with measuring workers as files."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from effvit.data.base import ImageData, load_data
+from effvit.errors import DataError
+from effvit.images import evaluation_pixels
+from effvit.preprocessing import Preprocessing
+from effvit.progress import Progress, silent
+from effvit.run import Run
+from effvit.sampling import stratified_subset
+from effvit.storage import storage_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """uint8 images `(images, height, width, 3)` in the file `path`, their labels, and how many there are in all."""
+
+    path: Path
+    labels: list[int]
+    of_images: int
+
+
+class PixelStore:
+    """Keeps pixels in a temporary folder; use it in a `with` block.
+
+    Every subset is drawn over the classes evenly and by a fixed seed, so that all variants see the same images.
+    """
+
+    def __init__(self, progress: Progress = silent) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="effvit-")
+        self._progress = progress
+        self._data: dict[str, ImageData] = {}
+        self._pixels: dict[tuple[str, Preprocessing, int, int, int], Pixels] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._folder.cleanup()
+
+    def data_of(self, run: Run) -> ImageData:
+        """Return the images a run was trained on.
+
+        Raises:
+            DataError: They are gone, or not the same any more.
+        """
+        record = run.record.data
+        if record.name not in self._data:
+            self._data[record.name] = load_data(
+                record.name, skip_corrupt=bool(record.skipped), progress=self._progress
+            )
+        data = self._data[record.name]
+        if data.fingerprint != record.fingerprint:
+            raise DataError(
+                f"the images of {record.name} are not those that the run {run.name} was trained on",
+                "restore them, or fine-tune again on the present ones",
+            )
+        return data
+
+    def get(self, run: Run, height: int, width: int, at_most: int) -> Pixels:
+        """Return up to `at_most` held-out images of the run's data (0: all) at `height` x `width` px.
+
+        Raises:
+            DataError: The images are gone, damaged, or not the same any more.
+            StorageError: The temporary folder is full.
+        """
+        record = run.record
+        key = (record.data.name, record.preprocessing, height, width, at_most)
+        if key not in self._pixels:
+            val = self.data_of(run).val
+            labels = [sample.label for sample in val]
+            chosen = stratified_subset(labels, at_most, seed=0) if 0 < at_most < len(val) else range(len(val))
+            some = [val[index] for index in chosen]
+            path = Path(self._folder.name) / f"{len(self._pixels)}.npy"
+            pixels = evaluation_pixels(some, record.preprocessing, height, width, self._progress)
+            with storage_errors(path):
+                np.save(path, pixels)
+            self._pixels[key] = Pixels(path, [sample.label for sample in some], len(val))
+        return self._pixels[key]

@@ -1,0 +1,70 @@
+"""The stopwatch: nothing but launches inside it."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from effvit.export.base import Session
+
+CLOCK = "host perf_counter around launch and synchronize"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One worker's turn: single launches in seconds, then one back-to-back block of `block_launches`."""
+
+    warmup: int
+    seconds: tuple[float, ...]
+    block_launches: int
+    block_s: float
+
+
+def time_round(session: Session, *, samples: int, least_s: float, most_s: float, warmup_s: float) -> Round:
+    """Warm up, time single launches, then time launches back to back with one wait at their end.
+
+    Single launches go on until there are `samples` of them and they took `least_s` together, or until they took
+    `most_s`, but for at least one. Warming up before every round brings caches, threads and clocks back to where a
+    steady load has them: other workers ran in between.
+    """
+    with _undisturbed():
+        warmup = _warm_up(session, warmup_s)
+        seconds: list[float] = []
+        total = 0.0
+        while not seconds or (total < most_s and (len(seconds) < samples or total < least_s)):
+            started = time.perf_counter()
+            session.launch()
+            session.synchronize()
+            seconds.append(time.perf_counter() - started)
+            total += seconds[-1]
+        launches = max(2, len(seconds) // 2)
+        started = time.perf_counter()
+        for _ in range(launches):
+            session.launch()
+        session.synchronize()
+        block_s = time.perf_counter() - started
+    return Round(warmup, tuple(seconds), launches, block_s)
+
+
+def _warm_up(session: Session, least_s: float) -> int:
+    launches = 0
+    started = time.perf_counter()
+    while launches < 2 or time.perf_counter() - started < least_s:
+        session.launch()
+        session.synchronize()
+        launches += 1
+    return launches
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep Python's garbage collector out of the measurement."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

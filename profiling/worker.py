@@ -1,0 +1,153 @@
+"""The process one cell is measured in: `python -m effvit.profiling.worker FD_IN FD_OUT`.
+
+Calls arrive as JSON lines on one pipe and answers leave on another, so that whatever a runtime prints stays harmless.
+An answer is `{"result": ...}`, or `{"error": {"kind", "status", "message"}}`; the worker then waits for the next call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from effvit.errors import BackendUnavailableError, EffvitError, UnsupportedError
+from effvit.evaluate import count_correct, merge
+from effvit.export.base import Artifact, Session, pick_backend
+from effvit.preprocessing import normalise
+from effvit.profiling.memory import resident_memory
+from effvit.profiling.timer import time_round
+
+
+class Worker:
+    """One artifact in one runtime; the public methods are the calls."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._artifact: Artifact | None = None
+        self._batch = 0
+
+    def prepare(self, backend: str) -> dict[str, object]:
+        """Import the runtime."""
+        pick_backend(backend).require()
+        return {}
+
+    def open(self, backend: str, artifact: dict[str, Any], batch: int, threads: int, pixels: str) -> dict[str, object]:
+        """Load the artifact, run it once on real images, and read what that took."""
+        before = resident_memory()
+        self._artifact = msgspec.convert(artifact, Artifact)
+        self._batch = batch
+        started = time.perf_counter()
+        self._session = pick_backend(backend).open(self._artifact, threads)
+        open_s = time.perf_counter() - started
+        self._session.bind(self._images(np.load(pixels, mmap_mode="r"), batch))
+        started = time.perf_counter()
+        self._session.launch()
+        self._session.synchronize()
+        first_s = time.perf_counter() - started
+        for _ in range(2):  # allocators reach their steady size with the second launch
+            self._session.launch()
+        self._session.synchronize()
+        after = resident_memory()
+        if not np.isfinite(self._session.logits()).all():
+            raise EffvitError("the artifact returns NaN or infinite logits on real images")
+        return {
+            "open_s": open_s,
+            "first_s": first_s,
+            "memory": {
+                "before_bytes": before.now_bytes,
+                "peak_bytes": after.peak_bytes,
+                "source": after.source,
+                "note": after.note,
+            },
+        }
+
+    def round(self, samples: int, least_s: float, most_s: float, warmup_s: float) -> dict[str, object]:
+        """Time one round."""
+        return asdict(
+            time_round(self._opened(), samples=samples, least_s=least_s, most_s=most_s, warmup_s=warmup_s)
+        )
+
+    def predict(self, pixels: str, out: str, batch: int) -> dict[str, object]:
+        """Write the logits of all images in the file `pixels` to the file `out`."""
+        parts = [logits for logits, _ in self._logits(pixels, batch)]
+        np.save(out, np.concatenate(parts))
+        return {}
+
+    def evaluate(self, pixels: str, labels: list[int], batch: int) -> dict[str, object]:
+        """Count how many of the images in the file `pixels` are classified right."""
+        truth = np.asarray(labels, dtype=np.int64)
+        counts = [count_correct(logits, truth[start : start + len(logits)]) for logits, start in self._logits(pixels, batch)]
+        return asdict(merge(counts))
+
+    def _logits(self, pixels: str, batch: int) -> Any:
+        session, images = self._opened(), np.load(pixels, mmap_mode="r")
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            session.bind(self._images(part, len(part)))
+            session.launch()
+            session.synchronize()
+            yield session.logits(), start
+
+    def _images(self, pixels: np.ndarray, batch: int) -> np.ndarray:
+        assert self._artifact is not None
+        repeated = np.resize(pixels[:batch], (batch, *pixels.shape[1:]))  # fewer images than the batch: repeated
+        return np.ascontiguousarray(normalise(repeated, self._artifact.preprocessing))
+
+    def _opened(self) -> Session:
+        if self._session is None:
+            raise RuntimeError("open comes first")
+        return self._session
+
+
+CALLS = ("prepare", "open", "round", "predict", "evaluate")
+
+
+def serve(worker: Worker, lines: Any, answer: Callable[[dict[str, object]], None]) -> None:
+    """Answer calls until the pipe closes."""
+    for line in lines:
+        call = json.loads(line)
+        if call["name"] not in CALLS:
+            raise ValueError(f"unknown call {call['name']!r}")
+        try:
+            answer({"result": getattr(worker, call["name"])(**call["arguments"])})
+        # The boundary between a runtime's code and ours: whatever it raises becomes the cell's outcome.
+        except Exception as error:  # noqa: BLE001
+            answer({"error": {"status": _status(error), "message": _message(error)}})
+
+
+def _status(error: Exception) -> str:
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
+        return "oom"
+    if isinstance(error, UnsupportedError):
+        return "unsupported"
+    return "skipped" if isinstance(error, BackendUnavailableError) else "failed"
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, EffvitError):
+        return error.message
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def main() -> None:
+    """Serve the pipes named on the command line."""
+    calls, answers = (int(argument) for argument in sys.argv[1:3])
+    with os.fdopen(calls, "r") as lines, os.fdopen(answers, "w") as out:
+
+        def answer(content: dict[str, object]) -> None:
+            out.write(json.dumps(content) + "\n")
+            out.flush()
+
+        serve(Worker(), lines, answer)
+
+
+if __name__ == "__main__":
+    main()
