@@ -1,4 +1,4 @@
-"""Accuracy from logits: counting, merging partial counts, and the rates the counts support. NumPy only."""
+"""Accuracy from logits: counting, and merging partial counts. NumPy only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def count_correct(
     Args:
         logits: `(images, classes)`.
         labels: `(images,)`, from 0 to classes - 1.
-        of_images: Size of the whole held-out part; None if this is all of it.
+        of_images: Size of what these images were taken from; None if they are all of it.
 
     Raises:
         ValueError: Shapes that do not match, or a label that is no class.
@@ -46,43 +46,23 @@ def count_correct(
     )
 
 
-def merge_counts(parts: Sequence[Accuracy]) -> Accuracy:
-    """Add up the counts of disjoint parts of one held-out set.
+def merge(parts: Sequence[Accuracy]) -> Accuracy:
+    """Add up the counts, and the `of_images`, of disjoint parts of one held-out set.
 
     Raises:
-        ValueError: No parts, or parts of different held-out sets.
+        ValueError: No parts, or parts with different classes.
     """
-    if len({(part.of_images, len(part.class_images)) for part in parts}) != 1:
-        raise ValueError("counts can be merged only if there are some and all have the same of_images and classes")
+    if len({len(part.class_images) for part in parts}) != 1:
+        raise ValueError("counts can be merged only if there are some and all are of the same classes")
     top5 = [part.top5_correct for part in parts if part.top5_correct is not None]
     return Accuracy(
         images=sum(part.images for part in parts),
-        of_images=parts[0].of_images,
+        of_images=sum(part.of_images for part in parts),
         top1_correct=sum(part.top1_correct for part in parts),
         top5_correct=sum(top5) if top5 else None,
         class_images=tuple(map(sum, zip(*(part.class_images for part in parts), strict=True))),
         class_top1=tuple(map(sum, zip(*(part.class_top1 for part in parts), strict=True))),
     )
-
-
-def top1(accuracy: Accuracy) -> float | None:
-    """The share of images whose label is ranked first; None without images."""
-    return accuracy.top1_correct / accuracy.images if accuracy.images else None
-
-
-def top5(accuracy: Accuracy) -> float | None:
-    """The share of images whose label is among the first five; None without images or with fewer than 6 classes."""
-    if accuracy.top5_correct is None or not accuracy.images:
-        return None
-    return accuracy.top5_correct / accuracy.images
-
-
-def balanced_top1(accuracy: Accuracy) -> float | None:
-    """The mean over classes of each class's top-1 accuracy; classes without images are left out, None without any."""
-    rates = [
-        correct / images for correct, images in zip(accuracy.class_top1, accuracy.class_images, strict=True) if images
-    ]
-    return sum(rates) / len(rates) if rates else None
 
 
 def _ranks(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

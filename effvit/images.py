@@ -115,6 +115,19 @@ def evaluation_pixels(
     return pixels
 
 
+def pixel_batches(
+    samples: Sequence[Sample], preprocessing: Preprocessing, height: int, width: int, *, batch: int
+) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
+    """Yield `evaluation_pixels` and labels of `batch` images at a time, the last ones fewer, for parts of any size.
+
+    Raises:
+        DataError: A file that is missing or damaged; the message names it.
+    """
+    for start in range(0, len(samples), batch):
+        some = samples[start : start + batch]
+        yield evaluation_pixels(some, preprocessing, height, width), labels_of(some)
+
+
 def labels_of(samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
     """Return the labels as an array, `(images,)`."""
     return np.array([sample.label for sample in samples], dtype=np.int64)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,20 +37,24 @@ class Preprocessing:
     crop_mode: CropMode = "center"
 
 
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """How training images vary. The defaults vary nothing but the crop.
+class Augmentation(Protocol):
+    """How training images vary: any value with these fields."""
 
-    `crop_scale` bounds the share of the image's area that is cut out; `auto_augment` is timm's policy string
-    (https://huggingface.co/docs/timm/reference/data), which replaces `color_jitter`; `erasing_probability` is the
-    share of images that lose a rectangle.
-    """
+    @property
+    def crop_scale(self) -> tuple[float, float]:
+        """Bounds of the share of an image's area that is cut out."""
 
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    horizontal_flip: bool = False
-    auto_augment: str | None = None
-    color_jitter: float = 0.0
-    erasing_probability: float = 0.0
+    @property
+    def horizontal_flip(self) -> float:
+        """The share of images that is mirrored."""
+
+    @property
+    def auto_augment(self) -> str | None:
+        """timm's policy string, https://huggingface.co/docs/timm/reference/data; None for no policy."""
+
+    @property
+    def random_erasing(self) -> float:
+        """The share of images that loses a rectangle."""
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing:
@@ -113,10 +117,10 @@ def training_transform(
         input_size=(3, height, width),
         is_training=True,
         scale=augmentation.crop_scale,
-        hflip=0.5 if augmentation.horizontal_flip else 0.0,
+        hflip=augmentation.horizontal_flip,
         auto_augment=augmentation.auto_augment,
-        color_jitter=augmentation.color_jitter,
-        re_prob=augmentation.erasing_probability,
+        color_jitter=0.0,
+        re_prob=augmentation.random_erasing,
         re_mode="pixel",
         interpolation=preprocessing.interpolation,
         mean=preprocessing.mean,

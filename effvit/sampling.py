@@ -1,11 +1,12 @@
-"""Which images of each class are taken: splits and subsets. Deterministic, standard library only."""
+"""Which images of each class are taken: splits and subsets. Deterministic; imports no torch."""
 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 
+from effvit.data.base import Sample
 from effvit.errors import UsageError
 
 
@@ -31,18 +32,20 @@ def stratified_split(labels: Sequence[Hashable], val_share: float, seed: int) ->
     return [position for position in range(len(labels)) if position not in val], sorted(val)
 
 
-def stratified_subset(labels: Sequence[Hashable], at_most: int, seed: int) -> list[int]:
-    """Return at most `at_most` positions, in order, with the classes as equally frequent as they can be.
+def stratified_subset(samples: Sequence[Sample], at_most: int, seed: int) -> tuple[Sample, ...]:
+    """Return at most `at_most` samples, in order, with the classes as equally frequent as they can be.
 
     Raises:
         UsageError: `at_most` is below 1.
     """
     if at_most < 1:
         raise UsageError(f"a subset must hold at least 1 image, not {at_most}", "choose 1 or more")
-    shuffled = random.Random(seed).sample(range(len(labels)), len(labels))
-    taken: defaultdict[Hashable, int] = defaultdict(int)
-    turns: dict[int, int] = {}  # position -> how many of its class come before it
+    shuffled = random.Random(seed).sample(range(len(samples)), len(samples))
+    taken: Counter[int] = Counter()
+    turns: dict[int, int] = {}  # position -> how many of its class are drawn before it
     for position in shuffled:
-        turns[position] = taken[labels[position]]
-        taken[labels[position]] += 1
-    return sorted(sorted(shuffled, key=turns.__getitem__)[:at_most])
+        label = samples[position].label
+        turns[position] = taken[label]
+        taken[label] += 1
+    chosen = sorted(shuffled, key=turns.__getitem__)[:at_most]
+    return tuple(samples[position] for position in sorted(chosen))

@@ -11,13 +11,15 @@ from typing import Protocol
 
 from effvit.decoding import Source
 from effvit.errors import DataError
-from effvit.preprocessing import Augmentation
 from effvit.progress import Progress, silent
 from effvit.registry import discover
 
 VAL_SHARE = 0.2
 SPLIT_SEED = 0
 """Fixed, so that every run and every artifact of a data set without a split of its own has the same held-out images."""
+
+Entry = tuple[str, int, int]
+"""What identifies an image in a fingerprint: name, size in bytes, label."""
 
 
 # Compared by identity: arrays have no single truth value.
@@ -31,19 +33,25 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class DataDefaults:
-    """What suits a data set where the user says nothing; `resolution` is in px, None for the model's own."""
+    """What suits a data set where the user says nothing; `resolution` is in px, None for the model's own.
+
+    The last four are an `Augmentation`.
+    """
 
     model: str
     resolution: int | None
     epochs: int
-    augmentation: Augmentation
+    crop_scale: tuple[float, float]
+    horizontal_flip: float
+    auto_augment: str | None = None
+    random_erasing: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageData:
     """Labelled images in two parts.
 
-    `name` is what the user called it. The fingerprints tell whether a part is still the one that a run was trained or
+    `name` is what the user called it. `fingerprint` tells whether they are still those that a run was trained and
     measured on. `skipped` are the files that were left out because they cannot be decoded.
     """
 
@@ -51,8 +59,7 @@ class ImageData:
     classes: tuple[str, ...]
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
-    train_fingerprint: str
-    val_fingerprint: str
+    fingerprint: str
     hints: DataDefaults
     skipped: tuple[str, ...] = ()
 
@@ -104,12 +111,13 @@ def load_data(name_or_path: str, *, skip_corrupt: bool = False, progress: Progre
     return reader.load(name_or_path, skip_corrupt=skip_corrupt, progress=progress)
 
 
-def fingerprint(entries: Iterable[tuple[str, int, int]]) -> str:
-    """Return a sha256 over (name, size in bytes, label) of every image, in order."""
+def fingerprint(train: Iterable[Entry], val: Iterable[Entry]) -> str:
+    """Return a sha256 over the entries of both parts, in order."""
     digest = hashlib.sha256()
-    for name, size_bytes, label in entries:
-        # File names need not be valid Unicode, and may hold anything but a zero byte.
-        digest.update(f"{name}\0{size_bytes}\0{label}\0".encode("utf-8", "surrogateescape"))
+    for part, entries in (("train", train), ("val", val)):
+        for name, size_bytes, label in entries:
+            # File names need not be valid Unicode, and may hold anything but a zero byte.
+            digest.update(f"{part}\0{name}\0{size_bytes}\0{label}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

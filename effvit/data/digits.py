@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from effvit.data.base import SPLIT_SEED, VAL_SHARE, DataDefaults, DataSource, ImageData, Sample, fingerprint
-from effvit.preprocessing import Augmentation
 from effvit.progress import Progress
 from effvit.sampling import stratified_split
 
@@ -16,7 +15,8 @@ DEFAULTS = DataDefaults(
     model="test_vit",
     resolution=64,
     epochs=20,
-    augmentation=Augmentation(crop_scale=(0.8, 1.0), horizontal_flip=False),
+    crop_scale=(0.8, 1.0),
+    horizontal_flip=0.0,
 )
 
 
@@ -35,8 +35,10 @@ def load(name: str, *, skip_corrupt: bool, progress: Progress) -> ImageData:
         classes=tuple(str(digit) for digit in digits.target_names),
         train=tuple(Sample(rgb[index], labels[index]) for index in train),
         val=tuple(Sample(rgb[index], labels[index]) for index in val),
-        train_fingerprint=fingerprint((str(index), rgb[index].nbytes, labels[index]) for index in train),
-        val_fingerprint=fingerprint((str(index), rgb[index].nbytes, labels[index]) for index in val),
+        fingerprint=fingerprint(
+            train=((str(index), rgb[index].nbytes, labels[index]) for index in train),
+            val=((str(index), rgb[index].nbytes, labels[index]) for index in val),
+        ),
         hints=DEFAULTS,
     )
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from effvit.data.base import SPLIT_SEED, VAL_SHARE, DataDefaults, DataSource, ImageData, Sample, fingerprint
+from effvit.data.base import SPLIT_SEED, VAL_SHARE, DataDefaults, DataSource, Entry, ImageData, Sample, fingerprint
 from effvit.decoding import in_threads, why_unusable
 from effvit.errors import DataError
-from effvit.preprocessing import Augmentation
 from effvit.progress import Progress
 from effvit.sampling import stratified_split
 
@@ -27,7 +26,9 @@ DEFAULTS = DataDefaults(
     model="vit_tiny_patch16_224",
     resolution=None,
     epochs=10,
-    augmentation=Augmentation(horizontal_flip=True, auto_augment="rand-m9-mstd0.5-inc1"),
+    crop_scale=(0.08, 1.0),
+    horizontal_flip=0.5,
+    auto_augment="rand-m9-mstd0.5-inc1",
 )
 
 
@@ -76,8 +77,7 @@ def _load(name: str, root: Path, *, skip_corrupt: bool, progress: Progress) -> I
         classes=classes,
         train=tuple(_samples(train, classes)),
         val=tuple(_samples(val, classes)),
-        train_fingerprint=_fingerprint(train, classes),
-        val_fingerprint=_fingerprint(val, classes),
+        fingerprint=fingerprint(_entries(train, classes), _entries(val, classes)),
         hints=DEFAULTS,
         skipped=tuple(file.name for file in bad),
     )
@@ -197,8 +197,9 @@ def _samples(files: Sequence[ImageFile], classes: Sequence[str]) -> Iterator[Sam
         yield Sample(file.path, classes.index(file.group))
 
 
-def _fingerprint(files: Sequence[ImageFile], classes: Sequence[str]) -> str:
-    return fingerprint((file.name, file.path.stat().st_size, classes.index(file.group)) for file in files)
+def _entries(files: Sequence[ImageFile], classes: Sequence[str]) -> Iterator[Entry]:
+    for file in files:
+        yield file.name, file.path.stat().st_size, classes.index(file.group)
 
 
 def _first(culprits: Sequence[str]) -> str:
