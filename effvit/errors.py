@@ -33,6 +33,19 @@ class EffvitError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive the way between processes.
+
+        Unpickling an exception calls its constructor with the message alone, which the constructors below reject.
+        """
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[EffvitError], args: tuple[object, ...], state: dict[str, object]) -> EffvitError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
 
 class UsageError(EffvitError):
     """The request itself is wrong."""
@@ -102,9 +115,7 @@ class ExportError(CheckFailedError):
 class MismatchError(CheckFailedError):
     """An artifact disagrees with the PyTorch model it was made from."""
 
-    def __init__(
-        self, message: str, hint: str = "", *, max_abs: float, cosine: float, agreement: float
-    ) -> None:
+    def __init__(self, message: str, hint: str = "", *, max_abs: float, cosine: float, agreement: float) -> None:
         super().__init__(message, hint)
         self.max_abs = max_abs
         self.cosine = cosine

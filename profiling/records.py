@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from effvit.accuracy import Accuracy
 from effvit.environment import Environment
 from effvit.export.base import Parity
 from effvit.spec import Cost, ModelSpec, Precision, Workload
@@ -70,22 +71,6 @@ class HostMemory:
     peak_bytes: int | None
     source: str
     note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Counts over held-out images, measured through the runtime on the artifact.
-
-    `class_images[c]` images of class c were seen, `class_top1[c]` of them ranked c first. `top5_correct` is None for
-    fewer than 6 classes, where it would say nothing. `of_images` is the size of the whole held-out part.
-    """
-
-    images: int
-    of_images: int
-    top1_correct: int
-    top5_correct: int | None
-    class_images: tuple[int, ...]
-    class_top1: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

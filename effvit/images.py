@@ -1,0 +1,170 @@
+"""Images as training batches and as arrays for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from effvit.data.base import Sample
+from effvit.decoding import decode, decoded_bytes, in_threads
+from effvit.errors import DataError
+from effvit.preprocessing import Preprocessing, evaluation_transform
+from effvit.progress import Progress, silent
+
+CACHE_LIMIT_BYTES = 512 * 2**20
+"""Decoded images of a part are kept in memory up to this size: some 2,300 photographs of 300 x 250 px."""
+
+Item = tuple[Tensor, int]
+
+
+class ImageDataset(Dataset[Item]):
+    """Transformed images with their labels.
+
+    If all images together take at most `cache_bytes` in memory, they are decoded once, here, before workers start:
+    forked workers share them.
+
+    Raises:
+        DataError: A file that is missing or damaged, when it is read.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        transform: Callable[[Image.Image], Tensor],
+        *,
+        cache_bytes: int = CACHE_LIMIT_BYTES,
+        progress: Progress = silent,
+    ) -> None:
+        self.samples = samples
+        self.transform = transform
+        self.cached: list[Image.Image] | None = None
+        if _fits(samples, cache_bytes):
+            self.cached = list(in_threads(_decoded, samples, progress))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Item:
+        sample = self.samples[index]
+        image = decode(sample.source) if self.cached is None else self.cached[index]
+        return self.transform(image), sample.label
+
+
+class ImageLoader:
+    """Shuffled batches `(images, labels)`, `(batch, 3, height, width)` and `(batch,)`; each iteration is an epoch.
+
+    A last incomplete batch is left out if `drop_last`. `generator` decides the order and seeds the workers.
+
+    Raises:
+        DataError: While iterating: a file vanished or became unreadable, and the message names it.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        *,
+        batch: int,
+        workers: int,
+        generator: torch.Generator,
+        drop_last: bool = False,
+        pin_memory: bool = False,
+    ) -> None:
+        self.loader: DataLoader[Item | DataError] = DataLoader(
+            _ErrorsAsItems(dataset),
+            batch_size=batch,
+            shuffle=True,
+            num_workers=workers,
+            collate_fn=_collate,
+            drop_last=drop_last,
+            pin_memory=pin_memory,
+            generator=generator,
+            persistent_workers=workers > 0,
+        )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.loader:
+            if isinstance(batch, DataError):
+                raise batch
+            images, labels = batch
+            yield images, labels
+
+
+def evaluation_pixels(
+    samples: Sequence[Sample], preprocessing: Preprocessing, height: int, width: int, progress: Progress = silent
+) -> npt.NDArray[np.uint8]:
+    """Return the images as a model is evaluated on them, before normalisation: `(images, height, width, 3)`.
+
+    Raises:
+        DataError: A file that is missing or damaged; the message names it.
+    """
+    transform = evaluation_transform(preprocessing, height, width)
+    pixels = np.empty((len(samples), height, width, 3), dtype=np.uint8)
+    arrays = in_threads(lambda sample: transform(_decoded(sample)), samples, progress)
+    for index, array in enumerate(arrays):
+        pixels[index] = array
+    return pixels
+
+
+def pixel_batches(
+    samples: Sequence[Sample], preprocessing: Preprocessing, height: int, width: int, *, batch: int
+) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
+    """Yield `evaluation_pixels` and labels of `batch` images at a time, the last ones fewer, for parts of any size.
+
+    Raises:
+        DataError: A file that is missing or damaged; the message names it.
+    """
+    for start in range(0, len(samples), batch):
+        some = samples[start : start + batch]
+        yield evaluation_pixels(some, preprocessing, height, width), labels_of(some)
+
+
+def labels_of(samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
+    """Return the labels as an array, `(images,)`."""
+    return np.array([sample.label for sample in samples], dtype=np.int64)
+
+
+class _ErrorsAsItems(Dataset[Item | DataError]):
+    """Hands a DataError over as an item.
+
+    A DataLoader replaces the message of an error raised in a worker by the worker's traceback, and drops the hint.
+    """
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Item | DataError:
+        try:
+            return self.dataset[index]
+        except DataError as error:
+            return error
+
+
+def _collate(items: list[Item | DataError]) -> object:
+    error = next((item for item in items if isinstance(item, DataError)), None)
+    return default_collate(items) if error is None else error
+
+
+def _decoded(sample: Sample) -> Image.Image:
+    return decode(sample.source)
+
+
+def _fits(samples: Sequence[Sample], limit_bytes: int) -> bool:
+    total = 0
+    for sample in samples:
+        total += decoded_bytes(sample.source)
+        if total > limit_bytes:
+            return False
+    return True
