@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -86,20 +88,26 @@ def _hub_answers_or_cache_only() -> Iterator[None]:
 
     Left to itself the client retries every file for the better part of a minute.
     """
-    import httpx
     from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
 
     before = constants.HF_HUB_OFFLINE
     if not before:
-        try:
-            get_session().head(constants.ENDPOINT, timeout=HUB_PROBE_S)
-        except (httpx.HTTPError, OSError):
-            constants.HF_HUB_OFFLINE = True
+        constants.HF_HUB_OFFLINE = not _answers(constants.ENDPOINT)
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def _answers(url: str) -> bool:
+    # The standard library, because the hub's client has changed its own more than once.
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_PROBE_S).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def attention_layers(model: nn.Module, name: str) -> list[nn.Module]:

@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -91,6 +91,9 @@ class Group:
     def cell(self, run: Run) -> Cell:
         return Cell(run.record.spec, self.backend.name, self.precision, self.workload)
 
+    def source(self, run: Run) -> Source:
+        return Source(run, self.workload.height, self.workload.width, self.precision)
+
     def __str__(self) -> str:
         return f"{self.workload.resolution} px, batch {self.workload.batch}, {self.precision}, {self.backend.name}"
 
@@ -147,6 +150,15 @@ def run_sweep(plan: Plan, effort: Effort, results: Path, pixels: PixelStore, lis
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a cell has no measurement."""
+
+    status: Status
+    stage: Stage
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Opened:
     worker: IsolatedWorker
     artifact: Artifact
@@ -168,7 +180,7 @@ class _Sweep:
             for outcome in self.done.values()
             if outcome.evidence is not None and outcome.evidence.accuracy is not None
         }
-        self.artifacts: dict[tuple[str, str, Precision, int, int], Artifact | _Refusal] = {}
+        self.artifacts: dict[tuple[str, str, Precision, int, int], Artifact | Refusal] = {}
 
     def run(self) -> list[Outcome]:
         groups = self.plan.groups()
@@ -189,58 +201,59 @@ class _Sweep:
         ready: dict[str, Artifact] = {}
         for run in runs:
             artifact = self._artifact(group, run)
-            if isinstance(artifact, _Refusal):
-                self._finish(group, run, artifact)
+            if isinstance(artifact, Refusal):
+                self.finish(group, run, artifact)
             else:
                 ready[run.name] = artifact
         able = [run for run in runs if run.name in ready]
         if able:
             _GroupMeasurement(self, group, able, ready).measure()
 
-    def _artifact(self, group: Group, run: Run) -> Artifact | _Refusal:
+    def _artifact(self, group: Group, run: Run) -> Artifact | Refusal:
         """Return the verified artifact for this group, made once for all batches; or why there is none."""
-        workload, backend = group.workload, group.backend
-        key = (run.name, backend.format, group.precision, workload.height, workload.width)
+        key = self._artifact_key(group, run)
         if key not in self.artifacts:
             self.artifacts[key] = self._made(group, run)
         return self.artifacts[key]
 
-    def _made(self, group: Group, run: Run) -> Artifact | _Refusal:
-        backend, workload = group.backend, group.workload
-        source = Source(run, workload.height, workload.width, group.precision)
+    def _artifact_key(self, group: Group, run: Run) -> tuple[str, str, Precision, int, int]:
+        return run.name, group.backend.format, group.precision, group.workload.height, group.workload.width
+
+    def _made(self, group: Group, run: Run) -> Artifact | Refusal:
+        source = group.source(run)
         try:
-            backend.require(group.precision)
-            if (known := find(source, backend)) is not None:
-                return known
-            self.listener.stage(f"exporting {run.record.spec.attention}, {group}")
-            artifact = make(source, backend)
-            self.listener.stage(f"verifying {run.record.spec.attention}, {group}")
-            some = self.pixels.get(run, workload.height, workload.width, self.effort.verify_images)
-            reference = reference_logits(source, np.load(some.path))
-            predicted = self._predicted(artifact, backend, some)
-            return verify(artifact, source, backend, reference, predicted)
+            group.backend.require(group.precision)
+            known = find(source, group.backend)
+            if known is None:
+                self.listener.stage(f"exporting {run.record.spec.attention}, {group}")
+                known = make(source, group.backend)
+            return known
         except UnsupportedError as error:
-            return _Refusal("unsupported", "export", error.message)
-        except MismatchError as error:
-            return _Refusal("failed", "verify", error.message)
+            return Refusal("unsupported", "export", error.message)
         except ExportError as error:
-            return _Refusal("build_failed", "export", error.message)
-        except CellFailure as failure:
-            return _Refusal(failure.status, "verify", failure.reason)
+            return Refusal("build_failed", "export", error.message)
 
-    def _predicted(self, artifact: Artifact, backend: Backend, some: Pixels) -> np.ndarray:
+    def verified(self, group: Group, run: Run, artifact: Artifact, worker: IsolatedWorker) -> Artifact:
+        """Return the artifact with its parity, measured through `worker`, which has it open, unless it was before.
+
+        Raises:
+            MismatchError: It is not the model it was made from.
+            CellFailure: The worker failed.
+        """
+        if artifact.parity is not None:
+            return artifact
+        source, workload = group.source(run), group.workload
+        self.listener.stage(f"verifying {run.record.spec.attention}, {group}")
+        some = self.pixels.get(run, workload.height, workload.width, self.effort.verify_images)
         out = some.path.with_suffix(".logits.npy")
-        with IsolatedWorker(self.effort.timeout_s) as worker:
-            worker.prepare(backend.name)
-            worker.ready()
-            worker.open(backend.name, artifact, EVALUATION_BATCH, self.effort.threads, some.path)
-            worker.predict(some.path, out, EVALUATION_BATCH)
-        logits: np.ndarray = np.load(out)
-        return logits
+        worker.predict(some.path, out, EVALUATION_BATCH)
+        verified = verify(artifact, source, group.backend, reference_logits(source, np.load(some.path)), np.load(out))
+        self.artifacts[self._artifact_key(group, run)] = verified
+        return verified
 
-    def _finish(self, group: Group, run: Run, result: Evidence | _Refusal) -> None:
+    def finish(self, group: Group, run: Run, result: Evidence | Refusal) -> None:
         """Write the outcome of one cell."""
-        refused = isinstance(result, _Refusal)
+        refused = isinstance(result, Refusal)
         outcome = Outcome(
             cell=group.cell(run),
             status=result.status if refused else "ok",
@@ -258,15 +271,6 @@ class _Sweep:
         self.listener.outcome(outcome, measured_now=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """Why a cell has no measurement."""
-
-    status: Status
-    stage: Stage
-    reason: str
-
-
 class _GroupMeasurement:
     """Opens one worker for every run, measures them in rounds of random order, then their accuracy."""
 
@@ -276,7 +280,7 @@ class _GroupMeasurement:
         self.comparison = uuid.uuid4().hex[:12]
         self.opened: dict[str, _Opened] = {}
         self.rounds: dict[str, list[Round]] = {run.name: [] for run in runs}
-        self.refusals: dict[str, _Refusal] = {}
+        self.refusals: dict[str, Refusal] = {}
 
     def measure(self) -> None:
         with ExitStack() as stack:
@@ -284,7 +288,7 @@ class _GroupMeasurement:
             self._time()
             results = {run.name: self._result(run) for run in self.runs}
         for run in self.runs:
-            self.sweep._finish(self.group, run, results[run.name])
+            self.sweep.finish(self.group, run, results[run.name])
 
     def _open(self, stack: ExitStack) -> None:
         self.sweep.listener.stage(f"opening {self.group}")
@@ -302,6 +306,7 @@ class _GroupMeasurement:
         workload = self.group.workload
         pixels = self.sweep.pixels.get(run, workload.height, workload.width, self.effort.eval_images)
         opened = worker.open(self.group.backend.name, artifact, workload.batch, self.effort.threads, pixels.path)
+        artifact = self.sweep.verified(self.group, run, artifact, worker)
         self.opened[run.name] = _Opened(worker, artifact, *opened)
 
     def _time(self) -> None:
@@ -325,7 +330,7 @@ class _GroupMeasurement:
             )
         )
 
-    def _result(self, run: Run) -> Evidence | _Refusal:
+    def _result(self, run: Run) -> Evidence | Refusal:
         accuracy: list[Accuracy] = []
         if run.name not in self.refusals:
             self._attempt(run, "accuracy", lambda: accuracy.append(self._accuracy(run)))
@@ -364,12 +369,14 @@ class _GroupMeasurement:
     def _alive(self) -> list[Run]:
         return [run for run in self.runs if run.name not in self.refusals]
 
-    def _attempt(self, run: Run, stage: Stage, call: object) -> None:
+    def _attempt(self, run: Run, stage: Stage, call: Callable[[], None]) -> None:
         """Call, and turn a failing worker into this run's refusal; the others go on."""
         try:
-            call()  # type: ignore[operator]
+            call()
         except CellFailure as failure:
-            self.refusals[run.name] = _Refusal(failure.status, stage, failure.reason)
+            self.refusals[run.name] = Refusal(failure.status, stage, failure.reason)
+        except MismatchError as error:
+            self.refusals[run.name] = Refusal("failed", "verify", error.message)
 
 
 def _samples(rounds: Sequence[Round], effort: Effort) -> Samples:

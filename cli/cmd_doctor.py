@@ -1,0 +1,64 @@
+"""`effvit doctor`: what this machine can run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from effvit.cli.options import JsonOption
+from effvit.cli.output import show, write_json
+from effvit.environment import Environment
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """One backend: its version, or why it cannot run here and how to get it."""
+
+    name: str
+    summary: str
+    precisions: tuple[str, ...]
+    version: str | None
+    unavailable: str | None
+    install: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What this machine can run."""
+
+    environment: Environment
+    backends: tuple[BackendStatus, ...]
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine and at every backend."""
+    from effvit.environment import capture_environment
+    from effvit.export.base import backends
+
+    return Diagnosis(
+        capture_environment(),
+        tuple(
+            BackendStatus(
+                backend.name,
+                backend.summary,
+                tuple(sorted(backend.precisions)),
+                backend.version(),
+                backend.unavailable(),
+                backend.install,
+            )
+            for backend in backends().values()
+        ),
+    )
+
+
+def doctor(json: JsonOption = False) -> None:
+    """Say what this machine can run: its devices, and every backend with its version or what it lacks."""
+    diagnosis = diagnose()
+    if json:
+        import msgspec
+
+        write_json(msgspec.json.encode(diagnosis))
+        return
+    from effvit.cli.render import diagnosis_tables
+
+    for table in diagnosis_tables(diagnosis):
+        show(table)

@@ -1,0 +1,64 @@
+"""`effvit evaluate`: accuracy of a run through any backend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from effvit.cli.options import (
+    DEFAULT_RUNS,
+    JsonOption,
+    ResolutionsOption,
+    RunArguments,
+    RunsOption,
+    ThreadsOption,
+    precisions_from_text,
+    resolutions_from_text,
+)
+from effvit.cli.output import counting, show, write_json
+
+if TYPE_CHECKING:
+    from effvit.accuracy import Accuracy
+
+
+def evaluate(
+    run: RunArguments = None,
+    backend: Annotated[str, typer.Option(metavar="NAME", help="runtime, see `effvit list backends`")] = "torch",
+    precision: Annotated[str, typer.Option(metavar="NAME", help="type to compute in")] = "fp32",
+    res: ResolutionsOption = None,
+    eval_images: Annotated[int, typer.Option(min=0, help="held-out images, evenly over the classes; 0 is all of them")] = 0,
+    threads: ThreadsOption = None,
+    runs: RunsOption = DEFAULT_RUNS,
+    json: JsonOption = False,
+) -> None:
+    """Measure top-1, top-5 and class-balanced accuracy on the held-out images, through any backend."""
+    (kind,) = precisions_from_text(precision)[:1]
+    sizes = resolutions_from_text(res) if res is not None else None
+
+    from effvit.environment import usable_cores
+    from effvit.export.base import Source, pick_backend
+    from effvit.export.build import artifact_accuracy, verified_artifact
+    from effvit.profiling.pixels import PixelStore
+    from effvit.run import resolve_runs
+
+    chosen = pick_backend(backend)
+    chosen.require(kind)
+    rows: list[tuple[str, str, Accuracy]] = []
+    count = threads or usable_cores()
+    with counting("preparing images") as progress, PixelStore(progress) as pixels:
+        for one in resolve_runs(runs, run or [], []):
+            for height, width in sizes or [one.record.spec.trained]:
+                source = Source(one, height, width, kind)
+                images = pixels.get(one, height, width, eval_images)
+                artifact = verified_artifact(source, chosen, pixels.get(one, height, width, 64).path, count)
+                accuracy = artifact_accuracy(artifact, chosen, images.path, images.labels, images.of_images, count)
+                rows.append((one.name, f"{height}x{width}", accuracy))
+    if json:
+        import msgspec
+
+        write_json(msgspec.json.encode([{"run": name, "px": size, "accuracy": value} for name, size, value in rows]))
+        return
+    from effvit.cli.render import accuracy_table
+
+    show(accuracy_table(rows, backend, str(kind)))

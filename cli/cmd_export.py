@@ -1,0 +1,107 @@
+"""`effvit export`: artifacts, verified against PyTorch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from effvit.cli.options import (
+    DEFAULT_RUNS,
+    AttentionsOption,
+    JsonOption,
+    ResolutionsOption,
+    RunArguments,
+    RunsOption,
+    ThreadsOption,
+    names_from_text,
+    precisions_from_text,
+    resolutions_from_text,
+)
+from effvit.cli.output import counting, say, show, write_json
+from effvit.errors import BackendUnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from effvit.export.base import Artifact, Backend
+    from effvit.profiling.pixels import PixelStore
+    from effvit.run import Run
+    from effvit.spec import Precision
+
+
+def export(
+    run: RunArguments = None,
+    onnx: Annotated[str | None, typer.Option(metavar="PRECISION,...", help="typed ONNX graphs [default: fp32]")] = None,
+    trt: Annotated[str | None, typer.Option(metavar="PRECISION,...", help="TensorRT engines, and their ONNX graphs")] = None,
+    attn: AttentionsOption = None,
+    res: ResolutionsOption = None,
+    verify_images: Annotated[int, typer.Option(min=1, help="held-out images to compare with PyTorch on")] = 64,
+    threads: ThreadsOption = None,
+    runs: RunsOption = DEFAULT_RUNS,
+    json: JsonOption = False,
+) -> None:
+    """Write artifacts of a run, each compared with the PyTorch model on real held-out images.
+
+    There is one graph for every resolution and precision; the batch is free. Artifacts made before are found again.
+    """
+    graphs = precisions_from_text(onnx) if onnx is not None else []
+    engines = precisions_from_text(trt) if trt is not None else []
+    if not graphs and not engines:
+        graphs = precisions_from_text("fp32")
+    sizes = resolutions_from_text(res) if res is not None else None
+
+    from effvit.environment import usable_cores
+    from effvit.export.base import pick_backend
+    from effvit.profiling.pixels import PixelStore
+    from effvit.run import resolve_runs
+
+    graph_backend, engine_backend = pick_backend("ort-cpu"), pick_backend("tensorrt")
+    missing = engine_backend.unavailable() if engines else None
+    chosen = resolve_runs(runs, run or [], names_from_text(attn))
+    wanted = [(graph_backend, precision) for precision in dict.fromkeys([*graphs, *engines])]
+    wanted += [(engine_backend, precision) for precision in engines if missing is None]
+    made: list[Artifact] = []
+    with counting("preparing images") as progress, PixelStore(progress) as pixels:
+        for one in chosen:
+            for height, width in sizes or [one.record.spec.trained]:
+                for backend, precision in wanted:
+                    say(f"exporting {one.name} at {height} x {width} px, {precision}, {backend.format}")
+                    made.append(
+                        _export(one, (height, width), precision, backend, pixels, verify_images, threads or usable_cores())
+                    )
+    if json:
+        import msgspec
+
+        write_json(msgspec.json.encode(made))
+    else:
+        from effvit.cli.render import artifacts_table
+
+        show(artifacts_table(made))
+    if missing is not None:
+        raise BackendUnavailableError(
+            f"the typed ONNX graphs are written, but no TensorRT engine: {missing}", engine_backend.install
+        )
+
+
+def _export(
+    run: Run,
+    resolution: tuple[int, int],
+    precision: Precision,
+    backend: Backend,
+    pixels: PixelStore,
+    verify_images: int,
+    threads: int,
+) -> Artifact:
+    from effvit.backbone import check_resolution
+    from effvit.export.base import Source
+    from effvit.export.build import verified_artifact
+
+    spec = run.record.spec
+    check_resolution(spec.backbone, resolution, spec.patch or 1)
+    if backend.unavailable() is None and precision not in backend.precisions:
+        raise UsageError(
+            f"a {precision} artifact cannot be verified here: {backend.name} does not run {precision}",
+            f"choose one of: {', '.join(sorted(backend.precisions))}",
+        )
+    backend.require(precision)
+    images = pixels.get(run, *resolution, verify_images)
+    return verified_artifact(Source(run, *resolution, precision), backend, images.path, threads)

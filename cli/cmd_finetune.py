@@ -1,0 +1,108 @@
+"""`effvit finetune`: swap the attention, train, leave a run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from effvit.cli.options import (
+    DEFAULT_RUNS,
+    JsonOption,
+    RunsOption,
+    SkipCorruptOption,
+    ThreadsOption,
+    layers_from_text,
+    pairs_from_texts,
+    resolutions_from_text,
+)
+from effvit.cli.output import counting, hint, say, write_json
+from effvit.errors import UsageError
+
+
+
+def finetune(
+    model: Annotated[str | None, typer.Argument(help="timm model [default: what suits the data]", show_default=False)] = None,
+    attn: Annotated[str, typer.Option("--attn", metavar="NAME", help="attention variant, see `effvit list attention`")] = "softmax",
+    attn_option: Annotated[
+        list[str] | None, typer.Option("--attn-option", metavar="NAME=VALUE", help="option of the variant; repeatable")
+    ] = None,
+    layers: Annotated[str | None, typer.Option(metavar="0-9", help="swap these blocks only")] = None,
+    data: Annotated[str, typer.Option(metavar="NAME|PATH", help="data set or ImageFolder, with or without train/ val/")] = "digits",
+    weights: Annotated[
+        str, typer.Option(metavar="auto|pretrained|none|PATH", help="initial weights; PATH is a checkpoint or a run")
+    ] = "auto",
+    res: Annotated[str | None, typer.Option(metavar="PX", help="image size [default: what suits model and data]")] = None,
+    patch: Annotated[int | None, typer.Option(metavar="PX", min=1, help="patch size [default: the model's own]")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="passes over the training part")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="images a step")] = None,
+    lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay")] = None,
+    layer_decay: Annotated[float | None, typer.Option(help="learning rate factor from block to block")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="share of the target given to all classes")] = None,
+    mixup: Annotated[float | None, typer.Option(help="mixup alpha, 0 is off")] = None,
+    cutmix: Annotated[float | None, typer.Option(help="cutmix alpha, 0 is off")] = None,
+    drop_path: Annotated[float | None, typer.Option(help="stochastic depth rate of the last block")] = None,
+    seed: Annotated[int | None, typer.Option(help="for weights, order and augmentation")] = None,
+    device: Annotated[str | None, typer.Option(metavar="cpu|cuda[:N]", help="where to train [default: cuda if there]")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="processes that load images")] = None,
+    threads: ThreadsOption = None,
+    skip_corrupt: SkipCorruptOption = False,
+    name: Annotated[str | None, typer.Option(help="the run's name [default: model, attention, data, time]")] = None,
+    runs: RunsOption = DEFAULT_RUNS,
+    json: JsonOption = False,
+) -> None:
+    """Swap the attention of a timm Vision Transformer, fine-tune it, and write a run.
+
+    Every epoch ends with the last and the best checkpoint on disk.
+    """
+    changes = {
+        "epochs": epochs,
+        "batch": batch,
+        "learning_rate": lr,
+        "weight_decay": weight_decay,
+        "layer_decay": layer_decay,
+        "label_smoothing": label_smoothing,
+        "mixup": mixup,
+        "cutmix": cutmix,
+        "drop_path": drop_path,
+        "seed": seed,
+    }
+    sizes = resolutions_from_text(res) if res is not None else [None]
+    if len(sizes) > 1:
+        raise UsageError(f"a run is trained at one size, not at {res}", "fine-tune once for each size")
+    options, blocks = pairs_from_texts(attn_option), layers_from_text(layers) if layers is not None else None
+
+    from effvit.data.base import load_data
+    from effvit.finetune import Finetuning
+    from effvit.finetune import finetune as run_finetuning
+    from effvit.surgery import pick_variant
+
+    pick_variant(attn)  # a misspelt name must not wait for the images to be checked
+    with counting("checking images") as progress:
+        images = load_data(data, skip_corrupt=skip_corrupt, progress=progress)
+    request = Finetuning(
+        attention=attn,
+        model=model,
+        options=options,
+        layers=blocks,
+        weights=weights,
+        resolution=sizes[0],
+        patch=patch,
+        recipe={key: value for key, value in changes.items() if value is not None},
+        device=device,
+        workers=workers,
+        threads=threads,
+    )
+    from effvit.cli.training import TrainingDisplay
+
+    with TrainingDisplay() as display:
+        run = run_finetuning(request, images, out=runs, name=name, listener=display)
+    if json:
+        import msgspec
+
+        write_json(msgspec.json.encode(run.record))
+    best = run.record.best
+    assert best is not None  # there is at least one epoch
+    say(f"{run.folder}: top-1 {best.top1:.1%} after epoch {best.epoch} of {run.record.recipe.epochs}")
+    hint(f"measure it with `effvit profile {run.name}`")

@@ -1,0 +1,121 @@
+"""`effvit profile`: a sweep over runs, resolutions, batches, precisions and backends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from effvit.cli.options import (
+    DEFAULT_RUNS,
+    AttentionsOption,
+    JsonOption,
+    ResolutionsOption,
+    RunArguments,
+    RunsOption,
+    ThreadsOption,
+    batches_from_text,
+    names_from_text,
+    precisions_from_text,
+    resolutions_from_text,
+)
+from effvit.cli.output import counting, hint, say, show, write_json
+from effvit.errors import CellsFailedError
+
+if TYPE_CHECKING:
+    from effvit.profiling.records import Outcome
+
+UNFINISHED = ("failed", "oom", "timeout", "build_failed")
+
+
+def profile(
+    run: RunArguments = None,
+    attn: AttentionsOption = None,
+    res: ResolutionsOption = None,
+    batch: Annotated[str, typer.Option(metavar="N,...", help="images a call: 1,8,32 or FIRST:LAST:FACTOR")] = "1,8",
+    precision: Annotated[str, typer.Option(metavar="NAME,...", help="types to compute in")] = "fp32",
+    backend: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="runtimes [default: all that are here]", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="result file [default: results.jsonl among the runs]", show_default=False)
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="interleaved rounds")] = 5,
+    samples: Annotated[int, typer.Option(min=1, help="timed launches a cell, over all rounds")] = 30,
+    least_s: Annotated[float, typer.Option("--least-s", help="timed seconds a cell, at least")] = 1.0,
+    most_s: Annotated[float, typer.Option("--most-s", help="timed seconds a cell, at most")] = 20.0,
+    warmup_ms: Annotated[float, typer.Option("--warmup-ms", help="untimed milliseconds before every round")] = 100.0,
+    timeout_s: Annotated[float, typer.Option("--timeout-s", help="seconds a cell's process may take")] = 600.0,
+    eval_images: Annotated[int, typer.Option(min=0, help="held-out images for accuracy, evenly over classes; 0 is all")] = 500,
+    threads: ThreadsOption = None,
+    runs: RunsOption = DEFAULT_RUNS,
+    json: JsonOption = False,
+) -> None:
+    """Measure latency, throughput, memory and accuracy of a run's artifacts on this machine.
+
+    Cells that differ in the attention alone are measured in interleaved rounds. Results are appended to a file as cells
+    finish; the same command started again goes on from there.
+    """
+    sizes = resolutions_from_text(res) if res is not None else None
+    batches, precisions = batches_from_text(batch), precisions_from_text(precision)
+
+    from effvit.cli.sweeping import SweepDisplay
+    from effvit.environment import usable_cores
+    from effvit.profiling.pixels import PixelStore
+    from effvit.profiling.sweep import Effort, Plan, available_backends, run_sweep
+    from effvit.run import resolve_runs
+
+    chosen = resolve_runs(runs, run or [], names_from_text(attn))
+    plan = Plan(
+        runs=tuple(chosen),
+        resolutions=tuple(sizes or dict.fromkeys(one.record.spec.trained for one in chosen)),
+        batches=tuple(batches),
+        precisions=tuple(precisions),
+        backends=tuple(names_from_text(backend)) or available_backends(),
+    )
+    effort = Effort(
+        threads=threads or usable_cores(),
+        rounds=rounds,
+        samples=samples,
+        least_s=least_s,
+        most_s=most_s,
+        warmup_s=warmup_ms / 1000,
+        timeout_s=timeout_s,
+        eval_images=eval_images,
+    )
+    results = out or runs / "results.jsonl"
+    with counting("preparing images") as progress, PixelStore(progress) as pixels, SweepDisplay() as display:
+        outcomes = run_sweep(plan, effort, results, pixels, display)
+    show_outcomes(outcomes, json=json)
+    say(f"results: {results}")
+    if not any(one.record.spec.attention == "softmax" for one in chosen):
+        hint("name a softmax run beside these to see what they gain: `effvit profile RUN SOFTMAX_RUN`")
+    raise_if_unfinished(outcomes)
+
+
+def show_outcomes(outcomes: list[Outcome], *, json: bool) -> None:
+    """Print outcomes to stdout: a table, or JSON."""
+    if json:
+        import msgspec
+
+        write_json(msgspec.json.encode(outcomes))
+        return
+    from effvit.profiling.report.rows import rows_of
+    from effvit.profiling.report.terminal import render
+
+    show(render(rows_of(outcomes)))
+
+
+def raise_if_unfinished(outcomes: list[Outcome]) -> None:
+    """Check that every cell was measured, or skipped for a reason that is no failure.
+
+    Raises:
+        CellsFailedError: Some were not.
+    """
+    failed = [outcome for outcome in outcomes if outcome.status in UNFINISHED]
+    if failed:
+        raise CellsFailedError(
+            f"{len(failed)} of {len(outcomes)} cells failed; the first: {failed[0].reason}",
+            "the reasons stand in the table; remove failed lines from the result file to try these cells again",
+        )

@@ -1,0 +1,93 @@
+"""`effvit study`: the whole comparison with one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from effvit.cli.cmd_profile import raise_if_unfinished, show_outcomes
+from effvit.cli.options import (
+    JsonOption,
+    ResolutionsOption,
+    SkipCorruptOption,
+    ThreadsOption,
+    batches_from_text,
+    names_from_text,
+    precisions_from_text,
+    resolutions_from_text,
+)
+from effvit.cli.output import counting, say
+from effvit.errors import UsageError
+
+
+def study(
+    model: Annotated[str | None, typer.Argument(help="timm model [default: what suits the data]", show_default=False)] = None,
+    data: Annotated[str, typer.Option(metavar="NAME|PATH", help="data set or ImageFolder")] = "digits",
+    attn: Annotated[str | None, typer.Option(metavar="NAME,...", help="variants [default: all]", show_default=False)] = None,
+    weights: Annotated[str, typer.Option(metavar="auto|pretrained|none|PATH", help="initial weights of every variant")] = "auto",
+    train_res: Annotated[str | None, typer.Option(metavar="PX", help="image size to train at [default: what suits]")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="passes over the training part")] = None,
+    train_batch: Annotated[int | None, typer.Option(min=1, help="images a training step")] = None,
+    lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
+    seed: Annotated[int, typer.Option(help="for weights, order and augmentation; the same for all variants")] = 0,
+    res: ResolutionsOption = None,
+    batch: Annotated[str, typer.Option(metavar="N,...", help="images a call: 1,8,32 or FIRST:LAST:FACTOR")] = "1,8",
+    precision: Annotated[str, typer.Option(metavar="NAME,...", help="types to compute in")] = "fp32",
+    backend: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="runtimes [default: all that are here]", show_default=False)
+    ] = None,
+    eval_images: Annotated[int, typer.Option(min=0, help="held-out images for accuracy; 0 is all")] = 500,
+    threads: ThreadsOption = None,
+    skip_corrupt: SkipCorruptOption = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="the study's folder [default: studies/DATA]", show_default=False)
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Fine-tune, export, verify and profile every variant under the same conditions, then write the report.
+
+    Stopped at any moment and started again, it goes on where it was.
+    """
+    sizes = resolutions_from_text(res) if res is not None else None
+    trained = resolutions_from_text(train_res) if train_res is not None else [None]
+    batches, precisions = batches_from_text(batch), precisions_from_text(precision)
+    if len(trained) > 1:
+        raise UsageError(f"a study trains at one size, not at {train_res}", "use one study for each size")
+
+    from effvit.cli.studying import StudyDisplay
+    from effvit.cli.sweeping import SweepDisplay
+    from effvit.data.base import load_data
+    from effvit.environment import usable_cores
+    from effvit.profiling.report.writer import write_report
+    from effvit.profiling.study import Study, run_study
+    from effvit.profiling.sweep import Effort, available_backends
+    from effvit.surgery import attention_variants, pick_variant
+
+    attentions = [pick_variant(name).name for name in names_from_text(attn)] or sorted(attention_variants())
+    with counting("checking images") as progress:
+        images = load_data(data, skip_corrupt=skip_corrupt, progress=progress)
+    recipe = {"epochs": epochs, "batch": train_batch, "learning_rate": lr, "seed": seed}
+    request = Study(
+        data=images.name,
+        fingerprint=images.fingerprint,
+        # The baseline first: it is what everything else is held against, and the first thing to go wrong visibly.
+        attentions=tuple(sorted(dict.fromkeys(attentions), key=lambda name: (name != "softmax", name))),
+        model=model,
+        weights=weights,
+        trained=trained[0],
+        recipe={key: value for key, value in recipe.items() if value is not None},
+        resolutions=tuple(sizes or [(size, size) for size in images.hints.study_resolutions]),
+        batches=tuple(batches),
+        precisions=tuple(precisions),
+        backends=tuple(names_from_text(backend)) or available_backends(),
+    )
+    folder = out or Path("studies") / (Path(images.name).name or "data")
+    effort = Effort(threads=threads or usable_cores(), eval_images=eval_images)
+    with StudyDisplay() as display, SweepDisplay() as sweeping:
+        outcomes = run_study(request, images, folder, effort, display, lambda: sweeping)
+    written = write_report(outcomes, folder / "report")
+    show_outcomes(outcomes, json=json)
+    say(f"report: {written.html}")
+    raise_if_unfinished(outcomes)

@@ -1,0 +1,136 @@
+"""Options that several commands share, and the small languages they are written in. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from effvit.errors import UnknownNameError, UsageError
+from effvit.spec import OptionValue, Precision
+
+RunsOption = Annotated[
+    Path, typer.Option("--runs", metavar="FOLDER", help="where runs are kept", envvar="EFFVIT_RUNS", show_default=True)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="write the result to stdout as JSON")]
+SkipCorruptOption = Annotated[bool, typer.Option("--skip-corrupt", help="leave out images that cannot be decoded")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads [default: every usable core]")
+]
+ResolutionsOption = Annotated[
+    str | None, typer.Option("--res", metavar="PX,...", help="image sizes: 224,384 or HEIGHTxWIDTH [default: the trained one]")
+]
+RunArguments = Annotated[
+    list[str] | None, typer.Argument(metavar="[RUN]...", help="run folders or names [default: the newest run]", show_default=False)
+]
+AttentionsOption = Annotated[
+    str | None, typer.Option("--attn", metavar="NAME,...", help="take the newest run of each of these variants")
+]
+T = TypeVar("T")
+DEFAULT_RUNS = Path("runs")
+
+
+def names_from_text(text: str | None) -> list[str]:
+    """Split `a,b,c`; None and empty parts give nothing."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def resolutions_from_text(text: str) -> list[tuple[int, int]]:
+    """Return (height, width) px for every size in `224,384` or `224x320`.
+
+    Raises:
+        UsageError: Not a size, a size below 1, or none at all.
+    """
+    sizes = []
+    for part in names_from_text(text):
+        height, _, width = part.lower().partition("x")
+        try:
+            size = (int(height), int(width or height))
+        except ValueError:
+            raise UsageError(f"{part!r} is not an image size", "write --res 224,384 or --res 224x320 (height x width)") from None
+        if min(size) < 1:
+            raise UsageError(f"an image cannot be {part} px", "choose sizes of 1 px or more")
+        sizes.append(size)
+    return _some(sizes, text, "image size", "--res 224,384")
+
+
+def batches_from_text(text: str) -> list[int]:
+    """Return the batches of `1,8,32`, or of `1:64:2`: from 1 to 64, each twice the last.
+
+    Raises:
+        UsageError: Not a number, a number below 1, a factor below 2, or none at all.
+    """
+    batches: list[int] = []
+    for part in names_from_text(text):
+        try:
+            numbers = [int(number) for number in part.split(":")]
+        except ValueError:
+            raise UsageError(f"{part!r} is not a batch", "write --batch 1,8,32, or --batch 1:64:2 for 1, 2, 4 ... 64") from None
+        if min(numbers) < 1:
+            raise UsageError(f"batch must be at least 1, not {min(numbers)}", "choose a batch of 1 or more")
+        batches += _geometric(part, numbers)
+    return _some(list(dict.fromkeys(batches)), text, "batch", "--batch 1,8")
+
+
+def _geometric(part: str, numbers: list[int]) -> list[int]:
+    if len(numbers) == 1:
+        return numbers
+    first, last, factor = (*numbers, 2)[:3]
+    if len(numbers) > 3 or factor < 2 or last < first:
+        raise UsageError(f"{part!r} is not a range of batches", "write FIRST:LAST:FACTOR with a factor of 2 or more, such as 1:64:2")
+    batches = [first]
+    while batches[-1] * factor <= last:
+        batches.append(batches[-1] * factor)
+    return batches
+
+
+def precisions_from_text(text: str) -> list[Precision]:
+    """Return the precisions of `fp32,fp16`.
+
+    Raises:
+        UnknownNameError: One of them is none.
+        UsageError: None at all.
+    """
+    known = [str(precision) for precision in Precision]
+    for part in names_from_text(text):
+        if part not in known:
+            raise UnknownNameError("precision", part, known)
+    return _some([Precision(part) for part in names_from_text(text)], text, "precision", "fp32,fp16")
+
+
+def layers_from_text(text: str) -> tuple[int, ...]:
+    """Return the block numbers of `0-9` or `0,2,4-6`.
+
+    Raises:
+        UsageError: Not numbers.
+    """
+    layers: list[int] = []
+    for part in names_from_text(text):
+        first, _, last = part.partition("-")
+        try:
+            layers += range(int(first), int(last or first) + 1)
+        except ValueError:
+            raise UsageError(f"{part!r} names no blocks", "write --layers 0-9 or --layers 0,2,4") from None
+    return tuple(_some(layers, text, "block", "--layers 0-9"))
+
+
+def pairs_from_texts(texts: list[str] | None) -> tuple[tuple[str, OptionValue], ...]:
+    """Return the pairs of `["pool=7", "seed=1"]`, values as text.
+
+    Raises:
+        UsageError: One of them has no `=`.
+    """
+    pairs: list[tuple[str, OptionValue]] = []
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{text!r} is not NAME=VALUE", "write --attn-option pool=7")
+        pairs.append((name.strip(), value.strip()))
+    return tuple(pairs)
+
+
+def _some(values: list[T], text: str, what: str, example: str) -> list[T]:
+    if not values:
+        raise UsageError(f"{text!r} names no {what}", f"write {example}")
+    return values

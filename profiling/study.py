@@ -1,0 +1,120 @@
+"""The controlled comparison: every variant fine-tuned alike, exported, verified, profiled and reported."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from effvit.data.base import ImageData
+from effvit.errors import CheckpointError, UsageError
+from effvit.finetune import Finetuning, finetune
+from effvit.finetune import Listener as TrainingListener
+from effvit.profiling.pixels import PixelStore
+from effvit.profiling.records import Outcome
+from effvit.profiling.sweep import Effort, Plan, run_sweep
+from effvit.profiling.sweep import Listener as SweepListener
+from effvit.run import RECORD, Run, open_run
+from effvit.spec import Precision
+from effvit.storage import make_folder, write_atomically
+
+SETTINGS, RESULTS, RUNS = "study.json", "results.jsonl", "runs"
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What is compared, and how: the variants, one fine-tuning for all of them, and the axes of the sweep.
+
+    Resolutions are (height, width) px. `fingerprint` is that of the images.
+    """
+
+    data: str
+    fingerprint: str
+    attentions: tuple[str, ...]
+    model: str | None
+    weights: str
+    trained: tuple[int, int] | None
+    recipe: dict[str, float | int | None]
+    resolutions: tuple[tuple[int, int], ...]
+    batches: tuple[int, ...]
+    precisions: tuple[Precision, ...]
+    backends: tuple[str, ...]
+
+
+class Listener:
+    """Is told how a study goes."""
+
+    def training(self, attention: str, index: int, count: int) -> TrainingListener:
+        """Variant `index` of `count` is about to be fine-tuned; the result is told how that goes."""
+        return TrainingListener()
+
+    def kept(self, run: Run) -> None:
+        """This variant was fine-tuned earlier."""
+
+
+def run_study(
+    study: Study, data: ImageData, folder: Path, effort: Effort, listener: Listener, sweep: Callable[[], SweepListener]
+) -> list[Outcome]:
+    """Carry out what of the study `folder` does not hold yet, and return all outcomes.
+
+    Raises:
+        UsageError: The folder holds a study with other settings.
+        EffvitError: Any of the tree in errors.py; what was finished is in the folder.
+    """
+    _claim(folder, study)
+    runs = []
+    for index, attention in enumerate(study.attentions):
+        run = _finished_run(folder / RUNS / attention)
+        if run is None:
+            request = Finetuning(
+                attention=attention,
+                model=study.model,
+                weights=study.weights,
+                resolution=study.trained,
+                recipe=study.recipe,
+                threads=effort.threads,
+            )
+            told = listener.training(attention, index, len(study.attentions))
+            run = finetune(request, data, out=folder / RUNS, name=attention, listener=told)
+        else:
+            listener.kept(run)
+        runs.append(run)
+    plan = Plan(tuple(runs), study.resolutions, study.batches, study.precisions, study.backends)
+    with PixelStore() as pixels:
+        return run_sweep(plan, effort, folder / RESULTS, pixels, sweep())
+
+
+def _claim(folder: Path, study: Study) -> None:
+    """Write the study's settings into its folder, or check that they are those already there."""
+    path = folder / SETTINGS
+    if path.exists():
+        try:
+            earlier = msgspec.json.decode(path.read_bytes(), type=Study)
+        except msgspec.DecodeError as error:
+            raise UsageError(f"{path} is damaged: {error}", "choose another --out") from error
+        if earlier != study:
+            changed = [name for name in Study.__slots__ if getattr(earlier, name) != getattr(study, name)]
+            raise UsageError(
+                f"{folder} holds a study with other settings: {', '.join(changed)}",
+                "choose another --out, or remove the folder",
+            )
+    make_folder(folder)
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(study), indent=2) + b"\n")
+
+
+def _finished_run(folder: Path) -> Run | None:
+    """Return the run in `folder` if it was finished; what an interrupted training left is removed."""
+    if not folder.exists():
+        return None
+    if (folder / RECORD).is_file():
+        try:
+            run = open_run(folder)
+        except CheckpointError:
+            run = None
+        if run is not None and run.record.status == "done" and run.weights.is_file():
+            return run
+    shutil.rmtree(folder)
+    return None
