@@ -1,4 +1,7 @@
-"""Counts of correct answers and the rates they support. Standard library only, so that a measuring worker can use it without torch."""
+"""Counts of correct answers and the rates they support.
+
+Standard library only, so that a measuring worker can use it without torch.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,123 @@
+"""Batches for training and arrays for evaluation, and what happens when a file goes missing meanwhile."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import noise, write_folder
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from effvit.data.base import Sample
+from effvit.decoding import decode
+from effvit.errors import DataError
+from effvit.images import ImageDataset, ImageLoader, evaluation_pixels, labels_of, pixel_batches
+from effvit.preprocessing import Preprocessing, evaluation_transform
+
+PREPROCESSING = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_fraction=1.0, interpolation="bicubic")
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    return pil_to_tensor(image)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    root = write_folder(tmp_path, {"a": 6, "b": 6})
+    return [Sample(path, int(path.parent.name == "b")) for path in sorted(root.rglob("*.png"))]
+
+
+def loader(dataset: ImageDataset, workers: int, *, seed: int = 0, drop_last: bool = False) -> ImageLoader:
+    order = torch.Generator().manual_seed(seed)
+    return ImageLoader(dataset, batch=5, workers=workers, generator=order, drop_last=drop_last)
+
+
+@pytest.fixture(params=[0, 2], ids=["in_process", "2_workers"])
+def workers(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+def test_an_item_is_the_transformed_image_and_its_label(samples: list[Sample]) -> None:
+    image, label = ImageDataset(samples, to_tensor)[7]
+    assert torch.equal(image, pil_to_tensor(noise(seed=7)))
+    assert label == 1
+
+
+def test_a_small_part_is_read_from_disk_once(samples: list[Sample]) -> None:
+    dataset = ImageDataset(samples, to_tensor)
+    for sample in samples:
+        assert isinstance(sample.source, Path)
+        sample.source.unlink()
+    assert len([dataset[index] for index in range(len(dataset))]) == 12
+
+
+def test_the_limit_of_the_cache_is_in_bytes(samples: list[Sample]) -> None:
+    in_all = 12 * 24 * 20 * 3
+    assert ImageDataset(samples, to_tensor, cache_bytes=in_all).cached is not None
+    assert ImageDataset(samples, to_tensor, cache_bytes=in_all - 1).cached is None
+
+
+def test_an_epoch_has_every_image_once(samples: list[Sample], workers: int) -> None:
+    batches = loader(ImageDataset(samples, to_tensor), workers)
+    assert len(batches) == 3
+    epoch = list(batches)
+    assert [len(labels) for _, labels in epoch] == [5, 5, 2]
+    assert epoch[0][0].shape == (5, 3, 20, 24)
+    assert sorted(labels.item() for _, batch in epoch for labels in batch) == [0] * 6 + [1] * 6
+
+
+def test_the_last_incomplete_batch_can_be_left_out(samples: list[Sample]) -> None:
+    batches = loader(ImageDataset(samples, to_tensor), 0, drop_last=True)
+    assert [len(labels) for _, labels in batches] == [5, 5]
+    assert len(batches) == 2
+
+
+def test_the_seed_decides_the_order_and_epochs_differ(samples: list[Sample]) -> None:
+    dataset = ImageDataset(samples, to_tensor)
+    batches = loader(dataset, 0, seed=1)
+    first, second = (torch.cat([images for images, _ in batches]) for _ in range(2))
+    again = torch.cat([images for images, _ in loader(dataset, 0, seed=1)])
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+
+
+def test_a_file_that_vanishes_while_training_is_named_with_its_hint(samples: list[Sample], workers: int) -> None:
+    batches = loader(ImageDataset(samples, to_tensor, cache_bytes=0), workers)
+    list(batches)
+    gone = samples[4].source
+    assert isinstance(gone, Path)
+    gone.unlink()
+    with pytest.raises(DataError) as caught:
+        list(batches)
+    assert str(caught.value) == f"{gone} cannot be used as an image: no such file or directory"
+    assert caught.value.hint == "repair or remove the file"
+
+
+def test_a_file_missing_from_the_start_is_named(samples: list[Sample]) -> None:
+    with pytest.raises(DataError, match=r"gone\.png"):
+        ImageDataset([*samples, Sample(Path("gone.png"), 0)], to_tensor)
+
+
+def test_evaluation_pixels_are_each_images_own_in_order(samples: list[Sample]) -> None:
+    seen: list[tuple[int, int]] = []
+    pixels = evaluation_pixels(samples, PREPROCESSING, 16, 12, lambda done, total: seen.append((done, total)))
+    transform = evaluation_transform(PREPROCESSING, 16, 12)
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, np.stack([transform(decode(sample.source)) for sample in samples]))
+    assert seen[-1] == (12, 12)
+    assert labels_of(samples).tolist() == [0] * 6 + [1] * 6
+
+
+def test_batches_of_pixels_are_all_pixels_in_order(samples: list[Sample]) -> None:
+    batches = list(pixel_batches(samples, PREPROCESSING, 16, 12, batch=5))
+    assert [len(labels) for _, labels in batches] == [5, 5, 2]
+    whole = evaluation_pixels(samples, PREPROCESSING, 16, 12)
+    assert np.array_equal(np.concatenate([pixels for pixels, _ in batches]), whole)
+    assert np.concatenate([labels for _, labels in batches]).tolist() == labels_of(samples).tolist()
+
+
+def test_evaluation_names_a_file_that_vanished(samples: list[Sample]) -> None:
+    with pytest.raises(DataError, match=r"gone\.png cannot be used as an image: no such file"):
+        evaluation_pixels([Sample(Path("gone.png"), 0), *samples], PREPROCESSING, 16, 16)
