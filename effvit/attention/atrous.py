@@ -117,10 +117,13 @@ class AtrousAttention(InheritedAttention):
     def __init__(self, geometry: Geometry, options: AtrousOptions, donor: Attention) -> None:
         super().__init__(geometry, donor)
         self.options = options
-        self.level_gate = nn.Linear(geometry.dim, geometry.heads * options.levels).to(donor.qkv.weight)
+        weight = donor.qkv.weight
+        # Without the random start: it would be overwritten, and would shift everything drawn after this layer.
+        gate = nn.Linear(geometry.dim, geometry.heads * options.levels, device="meta", dtype=weight.dtype)
+        self.level_gate = gate.to_empty(device=weight.device)
         nn.init.zeros_(self.level_gate.weight)
         nn.init.zeros_(self.level_gate.bias)
-        self._tile(donor.qkv.weight.device)
+        self._tile(weight.device)
 
     def resize(self, geometry: Geometry) -> None:
         """Tile another grid, in place; nothing learned depends on it."""
@@ -150,7 +153,7 @@ class AtrousAttention(InheritedAttention):
         mass = scores.amax(dim=-1, keepdim=True) - weights.amax(dim=-1, keepdim=True).log()
         weights = F.dropout(weights.to(v.dtype), self.dropout, self.training)
         levels = out_of_windows(weights @ v, self.tiling)  # (batch, heads, levels, patches, head_dim)
-        # (batch, heads, levels, patches, 1)
+        # to the shape of a mass: (batch, heads, levels, patches, 1)
         gate = gate.reshape(*gate.shape[:2], self.heads, -1).permute(0, 2, 3, 1)[..., None]
         shares = (out_of_windows(mass, self.tiling) + gate).softmax(dim=2)
         return (shares.to(v.dtype) * levels).sum(dim=2)

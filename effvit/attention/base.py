@@ -227,12 +227,12 @@ def average_pooling(grid: tuple[int, int], pooled: tuple[int, int]) -> Tensor:
     """
     rows = _interval_overlap(grid[0], pooled[0])
     columns = _interval_overlap(grid[1], pooled[1])
-    return torch.kron(rows, columns)
+    return torch.kron(rows, columns).float()
 
 
 def _interval_overlap(size: int, cells: int) -> Tensor:
-    """Return the share of each of `cells` equal intervals that each of `size` unit steps fills, `(cells, size)`."""
+    """Return the share of each of `cells` equal intervals that each of `size` steps fills, `(cells, size)`, float64."""
     edges = torch.linspace(0, size, cells + 1, dtype=torch.float64)
     starts = torch.arange(size, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], starts + 1) - torch.maximum(edges[:-1, None], starts)
-    return (overlap.clamp(min=0) * (cells / size)).float()
+    return overlap.clamp(min=0) * (cells / size)
