@@ -140,11 +140,12 @@ class AtrousAttention(InheritedAttention):
 
     def _mix_patches(self, q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
         """Return the mixed values of the patches, `(batch, heads, patches, head_dim)`."""
-        q = into_windows(q, self.tiling)  # (batch, heads, levels * windows, area, head_dim)
+        # Scaled before the patches are copied to every level.
+        q = into_windows(q * self.scale, self.tiling)  # (batch, heads, levels * windows, area, head_dim)
         k, v = self._window_keys(k), self._window_keys(v)
         # Softmax and mass in single precision: a level's weight is the exponential of a difference of scores.
         wide = torch.promote_types(v.dtype, torch.float32)
-        scores = ((q * self.scale) @ k.mT).to(wide)
+        scores = (q @ k.mT).to(wide)
         if self.padding is not None:
             scores = scores + self.padding
         weights = scores.softmax(dim=-1)
@@ -152,11 +153,14 @@ class AtrousAttention(InheritedAttention):
         # TensorRT expands ReduceLogSumExp without subtracting the maximum, which overflows.
         mass = scores.amax(dim=-1, keepdim=True) - weights.amax(dim=-1, keepdim=True).log()
         weights = F.dropout(weights.to(v.dtype), self.dropout, self.training)
-        levels = out_of_windows(weights @ v, self.tiling)  # (batch, heads, levels, patches, head_dim)
+        levels = out_of_windows(weights @ v, self.tiling)
         # to the shape of a mass: (batch, heads, levels, patches, 1)
         gate = gate.reshape(*gate.shape[:2], self.heads, -1).permute(0, 2, 3, 1)[..., None]
-        shares = (out_of_windows(mass, self.tiling) + gate).softmax(dim=2)
-        return (shares.to(v.dtype) * levels).sum(dim=2)
+        shares = (torch.stack(out_of_windows(mass, self.tiling), dim=2) + gate).softmax(dim=2).to(v.dtype)
+        mixed = shares[:, :, 0] * levels[0]
+        for index, level in enumerate(levels[1:], start=1):
+            mixed = mixed + shares[:, :, index] * level
+        return mixed
 
     def _window_keys(self, tokens: Tensor) -> Tensor:
         """Return `(batch, heads, levels * windows, prefix + area, head_dim)`, the prefix tokens in every window."""
@@ -194,8 +198,8 @@ def into_windows(tokens: Tensor, tiling: Tiling, padding: float = 0.0) -> Tensor
     return torch.cat(levels, dim=2) if len(levels) > 1 else levels[0]
 
 
-def out_of_windows(windows: Tensor, tiling: Tiling) -> Tensor:
-    """Return patches `(batch, heads, levels, patches, width)`: the inverse of `into_windows`, level by level."""
+def out_of_windows(windows: Tensor, tiling: Tiling) -> list[Tensor]:
+    """Return each level's patches, `(batch, heads, patches, width)`: the inverse of `into_windows`, level by level."""
     batch, heads, _, _, width = windows.shape
     levels = []
     for index, dilation in enumerate(tiling.dilations):
@@ -204,7 +208,7 @@ def out_of_windows(windows: Tensor, tiling: Tiling) -> Tensor:
         blocks = level.reshape(batch, heads, row_blocks, dilation, column_blocks, dilation, high, wide, width)
         maps = blocks.permute(0, 1, 2, 6, 3, 4, 7, 5, 8).reshape(batch, heads, *tiling.padded, width)
         levels.append(maps[:, :, : tiling.grid[0], : tiling.grid[1]].flatten(2, 3))
-    return torch.stack(levels, dim=2)
+    return levels
 
 
 def resolve(options: AtrousOptions, geometry: Geometry) -> AtrousOptions:
