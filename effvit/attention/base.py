@@ -11,7 +11,7 @@ from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from effvit.errors import UnsupportedError
+from effvit.errors import UnsupportedError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +185,39 @@ def half_grid_side(grid: tuple[int, int], at_most: int) -> int:
     return min(at_most, max(1, (min(grid) + 1) // 2))
 
 
+def pooled_grid(pool: int | None, grid: tuple[int, int]) -> tuple[int, int]:
+    """Return the (rows, columns) of a grid pooled to `pool` x `pool` cells, never more cells than patches on a side.
+
+    None stands for the default at this grid: half its side and at most 7, the side that keeps 49 of the 196 patches of
+    a 224 px image.
+    """
+    side = half_grid_side(grid, 7) if pool is None else pool
+    return min(side, grid[0]), min(side, grid[1])
+
+
+def require_at_least(name: str, value: int, least: int) -> None:
+    """Refuse an option below its least value.
+
+    Raises:
+        UsageError: `value` is below `least`.
+    """
+    if value < least:
+        raise UsageError(f"{name} must be at least {least}, not {value}", f"choose a {name} of {least} or more")
+
+
+def require_within_grid(name: str, side: int, grid: tuple[int, int]) -> None:
+    """Refuse a side that exceeds both sides of the grid: it would be cut down without a word.
+
+    Raises:
+        UsageError: `side` is above the longer side of the grid.
+    """
+    if side > max(grid):
+        raise UsageError(
+            f"{name} ({side}) exceeds the grid of {grid[0]} x {grid[1]} patches",
+            f"choose a {name} of at most {max(grid)}",
+        )
+
+
 def average_pooling(grid: tuple[int, int], pooled: tuple[int, int]) -> Tensor:
     """Return the matrix that averages a grid over equal areas, `(pooled patches, patches)`, float32.
 
@@ -194,12 +227,12 @@ def average_pooling(grid: tuple[int, int], pooled: tuple[int, int]) -> Tensor:
     """
     rows = _interval_overlap(grid[0], pooled[0])
     columns = _interval_overlap(grid[1], pooled[1])
-    return torch.kron(rows, columns)
+    return torch.kron(rows, columns).float()
 
 
 def _interval_overlap(size: int, cells: int) -> Tensor:
-    """Return the share of each of `cells` equal intervals that each of `size` unit steps fills, `(cells, size)`."""
+    """Return the share of each of `cells` equal intervals that each of `size` steps fills, `(cells, size)`, float64."""
     edges = torch.linspace(0, size, cells + 1, dtype=torch.float64)
     starts = torch.arange(size, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], starts + 1) - torch.maximum(edges[:-1, None], starts)
-    return (overlap.clamp(min=0) * (cells / size)).float()
+    return overlap.clamp(min=0) * (cells / size)
