@@ -77,9 +77,7 @@ class PixelStore:
         key = (record.data.name, record.preprocessing, height, width, at_most)
         if key not in self._pixels:
             val = self.data_of(run).val
-            labels = [sample.label for sample in val]
-            chosen = stratified_subset(labels, at_most, seed=0) if 0 < at_most < len(val) else range(len(val))
-            some = [val[index] for index in chosen]
+            some = stratified_subset(val, at_most, seed=0) if 0 < at_most < len(val) else val
             path = Path(self._folder.name) / f"{len(self._pixels)}.npy"
             pixels = evaluation_pixels(some, record.preprocessing, height, width, self._progress)
             with storage_errors(path):

@@ -35,7 +35,7 @@ class Sample:
 class DataDefaults:
     """What suits a data set where the user says nothing; `resolution` is in px, None for the model's own.
 
-    `scratch_learning_rate` is the peak rate for training from random weights; the last four are an `Augmentation`.
+    `scratch_learning_rate` is the peak rate for training from random weights, `study_resolutions` (px) are what a study profiles; the last four are an `Augmentation`.
     """
 
     model: str
@@ -44,6 +44,7 @@ class DataDefaults:
     scratch_learning_rate: float
     crop_scale: tuple[float, float]
     horizontal_flip: float
+    study_resolutions: tuple[int, ...]
     auto_augment: str | None = None
     random_erasing: float = 0.0
 

@@ -18,6 +18,7 @@ DEFAULTS = DataDefaults(
     scratch_learning_rate=3e-3,
     crop_scale=(0.8, 1.0),
     horizontal_flip=0.0,
+    study_resolutions=(64, 128, 256, 512),
 )
 
 

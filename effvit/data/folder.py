@@ -29,6 +29,7 @@ DEFAULTS = DataDefaults(
     scratch_learning_rate=1e-3,
     crop_scale=(0.08, 1.0),
     horizontal_flip=0.5,
+    study_resolutions=(224, 384, 512),
     auto_augment="rand-m9-mstd0.5-inc1",
 )
 
