@@ -12,6 +12,17 @@ from pathlib import Path
 
 from effvit.errors import StorageError
 
+HINTS = {
+    errno.ENOSPC: "free some space on this disk, then run the same command again",
+    errno.EDQUOT: "free some of your quota, then run the same command again",
+    errno.EROFS: "choose a folder on a disk that can be written",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EISDIR: "name a file: this is a folder",
+    errno.ENOTDIR: "choose another path: a part of this one is a file",
+    errno.EEXIST: "choose another path: a part of this one is a file",
+}
+
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
@@ -23,13 +34,10 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(f"no space left to write {path}", "free some space, then run the same command again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StorageError(f"{path} cannot be written: {error.strerror}", "choose a folder you may write to") from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise StorageError(f"{path} cannot be written: {error.strerror}", "choose another path") from error
-        raise
+        if error.errno not in HINTS:
+            raise
+        cause = (error.strerror or type(error).__name__).lower()
+        raise StorageError(f"{path} cannot be written: {cause}", HINTS[error.errno]) from error
 
 
 def make_folder(path: Path) -> Path:

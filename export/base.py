@@ -102,6 +102,7 @@ class Backend:
     Backends of the same `format` share artifacts. `unavailable()` returns why the runtime cannot be used here, or None,
     and imports it; `install` says how to get it. `export(source, path)` makes the artifact's file and returns where it
     is: `path`, or a file that exists already. `open(artifact, threads)` loads it, using `threads` CPU threads.
+    Artifacts of a `device_bound` backend are of use on the GPUs and drivers they were built with alone.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Backend:
     version: Callable[[], str | None]
     export: Callable[[Source, Path], Path]
     open: Callable[[Artifact, int], Session]
+    device_bound: bool = False
 
     def require(self, precision: Precision | None = None) -> None:
         """Check that the runtime is here and takes `precision`.

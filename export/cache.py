@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from effvit.cost import cost_of
-from effvit.environment import package_version
+from effvit.environment import capture_environment, package_version
 from effvit.errors import CheckpointError
 from effvit.export.base import Artifact, Backend, Logits, Source
 from effvit.export.verify import check, compare
@@ -99,7 +99,9 @@ def _sidecar(source: Source, backend: Backend) -> Path:
     if spec.weights is None:
         raise CheckpointError(f"the run {source.run.name} has no weights yet", "let `effvit finetune` finish an epoch")
     versions = [(tool, package_version(tool)) for tool in TOOLS]
-    content = msgspec.json.encode([spec, source.height, source.width, source.precision, backend.format, versions])
+    devices = capture_environment().gpus if backend.device_bound else ()
+    made_of = [spec, source.height, source.width, source.precision, backend.format, versions, devices]
+    content = msgspec.json.encode(made_of)
     size = str(source.height) if source.height == source.width else f"{source.height}x{source.width}"
     name = f"{spec.attention}-{size}px-{source.precision}-{hashlib.sha256(content).hexdigest()[:10]}"
     return source.run.folder / FOLDER / f"{name}.json"

@@ -19,7 +19,7 @@ from effvit.accuracy import Accuracy
 from effvit.backbone import check_resolution
 from effvit.environment import Environment, capture_environment
 from effvit.errors import ExportError, MismatchError, UnsupportedError, UsageError
-from effvit.export.base import Artifact, Backend, Source, pick_backend
+from effvit.export.base import Artifact, Backend, Source, backends, pick_backend
 from effvit.export.cache import find, make, reference_logits, verify
 from effvit.profiling.isolate import CellFailure, IsolatedWorker
 from effvit.profiling.pixels import Pixels, PixelStore
@@ -133,6 +133,11 @@ class Listener(Protocol):
 
     def outcome(self, outcome: Outcome, measured_now: bool) -> None:
         """A cell is finished, now or in an earlier run of the same sweep."""
+
+
+def available_backends() -> tuple[str, ...]:
+    """Return the names of the backends that can run on this machine."""
+    return tuple(name for name, backend in backends().items() if backend.unavailable() is None)
 
 
 def run_sweep(plan: Plan, effort: Effort, results: Path, pixels: PixelStore, listener: Listener) -> list[Outcome]:
