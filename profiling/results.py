@@ -10,7 +10,7 @@ from typing import BinaryIO
 import msgspec
 
 from effvit.errors import ResultError, UsageError
-from effvit.profiling.records import SCHEMA, Outcome
+from effvit.profiling.records import SCHEMA, Accuracy, Outcome
 from effvit.storage import storage_error
 
 _DECODER = msgspec.json.Decoder(Outcome, strict=True)
@@ -34,7 +34,9 @@ def append(path: Path, outcome: Outcome) -> None:
     """
     line = encode(outcome)
     # Read back before it is written: a line that no reader accepts would make the whole file unusable.
-    decode(line, f"the outcome of {outcome.run}")
+    if decode(line, f"the outcome of {outcome.run}") != outcome:
+        hint = "report this: a value has a type that the schema does not have"
+        raise ResultError(f"the outcome of {outcome.run} does not read back as it was", hint)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
@@ -90,8 +92,15 @@ def latest(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 
 def encode(outcome: Outcome) -> bytes:
-    """Return `outcome` as one line of a result file, without its line break."""
-    return msgspec.json.encode(outcome)
+    """Return `outcome` as one line of a result file, without its line break.
+
+    Raises:
+        ResultError: A name in it is not valid text; file names on Linux need not be.
+    """
+    try:
+        return msgspec.json.encode(outcome)
+    except UnicodeEncodeError as error:
+        raise ResultError(f"{error.object!r} is not valid text", "rename the file or folder of that name") from error
 
 
 def decode(line: bytes, where: str) -> Outcome:
@@ -129,8 +138,19 @@ def _check(outcome: Outcome, where: str) -> None:
     if not samples.seconds or len(samples.seconds) != len(samples.rounds):
         counts = f"{len(samples.seconds)} seconds for {len(samples.rounds)} rounds"
         raise ResultError(f"{where}: the samples have {counts}", _REPAIR)
+    if evidence.accuracy is not None and not _adds_up(evidence.accuracy):
+        raise ResultError(f"{where}: the accuracy counts contradict one another", _REPAIR)
     if min(samples.seconds) <= 0 or any(images < 1 or seconds <= 0 for images, seconds in evidence.throughput.blocks):
         raise ResultError(f"{where}: a launch took no time", _REPAIR)
+
+
+def _adds_up(accuracy: Accuracy) -> bool:
+    """Return whether every count of hits lies within its count of images."""
+    hits = (accuracy.top1_correct, accuracy.top5_correct or 0)
+    if len(accuracy.class_images) != len(accuracy.class_top1) or not all(0 <= hit <= accuracy.images for hit in hits):
+        return False
+    classes = zip(accuracy.class_top1, accuracy.class_images, strict=True)
+    return all(0 <= right <= images for right, images in classes)
 
 
 def _is_json(line: bytes) -> bool:

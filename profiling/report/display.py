@@ -106,13 +106,17 @@ def _optional(value: float | None, render: Callable[[float], str]) -> str:
     return ABSENT if value is None else render(value)
 
 
-COLUMNS = (
+# What names a cell, measured or not.
+NAMING = (
     Column("", signs, numeric=False),
     Column("attention", lambda row: row.label, numeric=False),
     Column("backend", lambda row: row.outcome.cell.backend, numeric=False),
     Column("precision", lambda row: str(row.outcome.cell.precision), numeric=False),
     Column("batch", lambda row: str(row.workload.batch)),
     Column("px", lambda row: row.workload.resolution),
+)
+COLUMNS = (
+    *NAMING,
     Column("tokens", lambda row: _optional(row.tokens, lambda tokens: str(int(tokens)))),
     Column("latency p50", latency),
     Column("images/s", throughput),

@@ -109,7 +109,7 @@ FIGURES = (
         "latency-resolution",
         "Latency against resolution",
         "Both axes are logarithmic: a slope of 1 is a cost in proportion to the tokens, a slope of 2 a quadratic one. "
-        "Bars are 95 % intervals.",
+        "Bars are 95 % intervals; lines only guide the eye.",
         (LATENCY,),
         latency_against_resolution,
         ("attention", "px", "tokens", "latency p50", f"vs. {BASELINE}", "ceiling"),

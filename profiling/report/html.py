@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -21,7 +21,10 @@ from effvit.profiling.report.rows import BASELINE, Row, contexts, variant_order
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Texts of a table; `numeric` and `marked` say how columns and rows look."""
+    """Texts of a table; `numeric` and `marked` say how columns and rows look.
+
+    A line with fewer texts than titles ends with one that runs over the columns that are left.
+    """
 
     titles: tuple[str, ...]
     numeric: tuple[bool, ...]
@@ -57,7 +60,7 @@ def html_text(rows: Sequence[Row]) -> str:
         overview=summary.overview(rows),
         paragraphs=summary.paragraphs(rows),
         panels=panels,
-        full=_table(rows, display.COLUMNS),
+        full=_full_table(rows),
         signs=display.SIGNS.splitlines(),
         ceiling=display.CEILING,
         baseline=BASELINE,
@@ -106,6 +109,17 @@ def _table(rows: Sequence[Row], columns: Sequence[display.Column]) -> Table:
         lines=tuple(tuple(column.text(row) for column in columns) for row in rows),
         marked=tuple(bool(display.signs(row)) for row in rows),
     )
+
+
+def _full_table(rows: Sequence[Row]) -> Table:
+    """Return every cell; where nothing was measured, the reason runs over the columns of the measurements."""
+    table = _table(rows, display.COLUMNS)
+    named = len(display.NAMING)
+    lines = tuple(
+        line if row.outcome.evidence else (*line[:named], display.status(row))
+        for row, line in zip(rows, table.lines, strict=True)
+    )
+    return replace(table, lines=lines)
 
 
 def _facts(environment: Environment) -> list[tuple[str, str]]:

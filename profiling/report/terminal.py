@@ -13,7 +13,6 @@ from effvit.profiling.report import display
 from effvit.profiling.report.display import Column
 from effvit.profiling.report.rows import BASELINE, Row
 
-_SHOWN = ("", "attention", "backend", "precision", "batch", "px")
 _MEASURED = ("latency p50", "images/s", "peak memory", "top-1", f"vs. {BASELINE}", "top-1 points", "ceiling")
 # What a narrow window loses, the dearest last.
 _DROPPED_FIRST = ("ceiling", "images/s", "peak memory", "top-1 points")
@@ -80,7 +79,7 @@ def _shared(values: Iterable[str]) -> str:
 
 def _fitting(rows: Sequence[Row], width: int) -> tuple[list[Column], list[str]]:
     """Return the columns that fit into `width` characters, and the titles of those that had to go."""
-    shown = [column for column in display.columns(*_SHOWN) if _varies(column, rows)]
+    shown = [column for column in display.NAMING if _varies(column, rows)]
     measured = list(display.columns(*_MEASURED))
     dropped: list[str] = []
     for title in _DROPPED_FIRST:
@@ -102,7 +101,7 @@ def _width(column: Column, rows: Sequence[Row]) -> int:
 
 
 def _row_line(row: Row, columns: Sequence[Column], widths: Sequence[int]) -> Text:
-    named = [column for column in columns if column.title in _SHOWN]
+    named = [column for column in columns if column in display.NAMING]
     if row.outcome.evidence is None:
         line = _line([column.text(row) for column in named], named, widths[: len(named)])
         return line.append(f"{_GAP}{display.status(row)}", style="yellow")

@@ -84,6 +84,14 @@ BROKEN = {
     "unknown status": (_changed(status="fine"), "status"),
     "ok without evidence": (_changed(evidence=None), "the status is 'ok', but there is no evidence"),
     "no samples": (_changed(evidence=EVIDENCE | {"samples": EVIDENCE["samples"] | {"seconds": []}}), "0 seconds for"),
+    "more hits than images": (
+        _changed(evidence=EVIDENCE | {"accuracy": EVIDENCE["accuracy"] | {"top1_correct": 99_999}}),
+        "the accuracy counts contradict one another",
+    ),
+    "classes of two lengths": (
+        _changed(evidence=EVIDENCE | {"accuracy": EVIDENCE["accuracy"] | {"class_top1": [1]}}),
+        "the accuracy counts contradict one another",
+    ),
     "no time": (_changed(evidence=EVIDENCE | {"throughput": {"blocks": [[8, 0.0]]}}), "took no time"),
 }
 
@@ -134,6 +142,19 @@ def test_a_value_that_json_cannot_carry_never_reaches_the_file(tmp_path: Path) -
     with pytest.raises(ResultError, match="open_s"):
         results.append(tmp_path / "r", outcome)
     assert not (tmp_path / "r").exists()
+
+
+def test_an_option_that_changes_on_its_way_never_reaches_the_file(tmp_path: Path) -> None:
+    model = replace(FIRST.cell.model, options=(("ratio", float("inf")),))
+    outcome = replace(FIRST, cell=replace(FIRST.cell, model=model))
+    with pytest.raises(ResultError, match="does not read back as it was"):
+        results.append(tmp_path / "r", outcome)
+
+
+def test_a_name_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    # What os.listdir returns for the byte 0xff in a file name.
+    with pytest.raises(ResultError, match="is not valid text"):
+        results.append(tmp_path / "r", replace(FIRST, run="run-\udcff"))
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
