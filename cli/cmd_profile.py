@@ -101,10 +101,10 @@ def show_outcomes(outcomes: list[Outcome], *, json: bool) -> None:
 
         write_json(msgspec.json.encode(outcomes))
         return
-    from effvit.profiling.report.rows import rows_of
+    from effvit.profiling.report.rows import make_rows
     from effvit.profiling.report.terminal import render
 
-    show(render(rows_of(outcomes)))
+    show(render(make_rows(outcomes)))
 
 
 def raise_if_unfinished(outcomes: list[Outcome]) -> None:

@@ -29,15 +29,14 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Translate an OSError raised while writing `path`.
 
     Raises:
-        StorageError: The disk is full, the folder cannot be written, or a part of the path is a file.
+        StorageError: The disk is full, the folder cannot be written, or a part of the path is a file, say.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in HINTS:
-            raise
         cause = (error.strerror or type(error).__name__).lower()
-        raise StorageError(f"{path} cannot be written: {cause}", HINTS[error.errno]) from error
+        hint = HINTS.get(error.errno or 0, "check the folder and the disk, then run the same command again")
+        raise StorageError(f"{path} cannot be written: {cause}", hint) from error
 
 
 def make_folder(path: Path) -> Path:

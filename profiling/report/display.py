@@ -1,0 +1,137 @@
+"""The columns that every rendering of the table shares, so that no two of them show different digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from effvit.profiling.report import quantities
+from effvit.profiling.report.quantities import ABSENT
+from effvit.profiling.report.rows import BASELINE, Context, Row
+
+LATENCY_SIGN = "*"
+MEMORY_SIGN = "+"
+SIGNS = (
+    f"{LATENCY_SIGN} nothing here is both faster and more accurate\n"
+    f"{MEMORY_SIGN} nothing here needs less memory and is more accurate"
+)
+CEILING = (
+    "The ceiling is the speed-up that softmax would reach if its attention core took no time at all: its MACs over its "
+    "MACs without the core. Below it lies what a cheaper core can win; a mechanism that compresses tokens before the "
+    "key and value projections also saves outside the core and may exceed it."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of text; `numeric` ones are aligned to the right."""
+
+    title: str
+    text: Callable[[Row], str]
+    numeric: bool = True
+
+
+def latency(row: Row) -> str:
+    """Return the median with its spread: `1.21 ms ±1 %`."""
+    reading = row.reading("latency_s.p50")
+    if reading.value is None:
+        return ABSENT
+    wide = quantities.spread(reading.value, reading.low, reading.high)
+    return f"{quantities.si(reading.value, 's', reading.low, reading.high)} {wide}".rstrip()
+
+
+def throughput(row: Row) -> str:
+    """Return images a second: `6.6 k`."""
+    reading = row.reading("throughput.images_per_s")
+    return ABSENT if reading.value is None else quantities.si(reading.value, "", reading.low, reading.high)
+
+
+def memory(row: Row) -> str:
+    """Return the peak of the process: `112 MiB`."""
+    value = row.reading("memory.host_peak_bytes").value
+    return ABSENT if value is None else quantities.size(value)
+
+
+def top1(row: Row) -> str:
+    """Return top-1 with the half-width of its interval in points: `84 % (±2)`."""
+    reading = row.reading("accuracy.top1")
+    return ABSENT if reading.value is None else quantities.percent(reading.value, reading.low, reading.high)
+
+
+def speedup(row: Row) -> str:
+    """Return the measured speed-up with its spread: `1.12x ±1 %`."""
+    if row.is_baseline:
+        return "baseline"
+    ratio = row.speedup
+    if ratio is None:
+        return ABSENT
+    wide = quantities.spread(ratio.value, ratio.low, ratio.high)
+    return f"{quantities.ratio(ratio.value, ratio.low, ratio.high)} {wide}".rstrip()
+
+
+def top1_gap(row: Row) -> str:
+    """Return the difference of top-1 in points: `-2 (±1)`."""
+    gap = row.top1_gap
+    return ABSENT if gap is None else quantities.points(gap.value, gap.low, gap.high)
+
+
+def fate(row: Row) -> str:
+    """Return the status in words: `build failed`."""
+    return "out of memory" if row.outcome.status == "oom" else row.outcome.status.replace("_", " ")
+
+
+def status(row: Row) -> str:
+    """Return the status, with the stage and the reason where the cell was not simply measured."""
+    outcome = row.outcome
+    stage = f" at {outcome.stage}" if outcome.stage else ""
+    reason = f": {outcome.reason}" if outcome.reason else ""
+    return f"{fate(row)}{stage}{reason}"
+
+
+def signs(row: Row) -> str:
+    """Return the marks of the fronts that the row lies on."""
+    return LATENCY_SIGN * row.pareto_latency + MEMORY_SIGN * row.pareto_memory
+
+
+def context_name(context: Context, among: Sequence[Context]) -> str:
+    """Return backend, precision and batch, and before them whatever else tells `context` from the others."""
+    parts = []
+    for field in ("backbone", "data", "environment"):
+        if len({getattr(other, field) for other in among}) > 1:
+            parts.append(str(getattr(context, field)))
+    return ", ".join([*parts, context.backend, str(context.precision), f"batch {context.batch}"])
+
+
+def _optional(value: float | None, render: Callable[[float], str]) -> str:
+    return ABSENT if value is None else render(value)
+
+
+# What names a cell, measured or not.
+NAMING = (
+    Column("", signs, numeric=False),
+    Column("attention", lambda row: row.label, numeric=False),
+    Column("backend", lambda row: row.outcome.cell.backend, numeric=False),
+    Column("precision", lambda row: str(row.outcome.cell.precision), numeric=False),
+    Column("batch", lambda row: str(row.workload.batch)),
+    Column("px", lambda row: row.workload.resolution),
+)
+COLUMNS = (
+    *NAMING,
+    Column("tokens", lambda row: _optional(row.tokens, lambda tokens: str(int(tokens)))),
+    Column("latency p50", latency),
+    Column("images/s", throughput),
+    Column("peak memory", memory),
+    Column("top-1", top1),
+    Column(f"vs. {BASELINE}", speedup),
+    Column("top-1 points", top1_gap),
+    Column("MACs", lambda row: _optional(row.reading("cost.macs").value, quantities.count)),
+    Column("MACs ratio", lambda row: _optional(row.macs_ratio, lambda value: f"{value:.2f}x")),
+    Column("ceiling", lambda row: _optional(row.ceiling, lambda value: f"{value:.2f}x")),
+    Column("status", status, numeric=False),
+)
+
+
+def columns(*titles: str) -> tuple[Column, ...]:
+    """Return the columns with these titles, in the order asked for."""
+    by_title = {column.title: column for column in COLUMNS}
+    return tuple(by_title[title] for title in titles)

@@ -1,0 +1,208 @@
+"""From outcomes to report rows: one row a cell, with what only a comparison of cells can tell."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from effvit.profiling import stats
+from effvit.profiling.metrics.base import Metric, Reading
+from effvit.profiling.records import Cost, Evidence, Outcome
+from effvit.profiling.report import pareto
+from effvit.profiling.stats import Estimate
+from effvit.registry import discover
+from effvit.spec import Precision, Workload
+
+BASELINE = "softmax"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Context:
+    """What rows share that compete with one another: everything but attention and resolution."""
+
+    backbone: str
+    data: str
+    backend: str
+    precision: Precision
+    batch: int
+    environment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A cell of the report.
+
+    `baseline` is the softmax outcome of the same context and workload. `speedup` is its median latency over this one,
+    paired round by round, and None unless both were measured in the same rounds. `ceiling` is the speed-up if the
+    attention core were free, `macs_ratio` the softmax model's MACs over this model's, `top1_gap` this top-1 minus the
+    baseline's, as a share. `pareto_latency` and `pareto_memory` mark the fronts of top-1 within the context.
+    """
+
+    outcome: Outcome
+    label: str
+    readings: tuple[Reading, ...]
+    baseline: Outcome | None = None
+    speedup: Estimate | None = None
+    ceiling: float | None = None
+    macs_ratio: float | None = None
+    top1_gap: Estimate | None = None
+    pareto_latency: bool = False
+    pareto_memory: bool = False
+
+    @property
+    def context(self) -> Context:
+        """The group of rows that this one competes with."""
+        cell = self.outcome.cell
+        environment = self.outcome.environment.key
+        return Context(
+            cell.model.backbone, self.outcome.data, cell.backend, cell.precision, cell.workload.batch, environment
+        )
+
+    @property
+    def workload(self) -> Workload:
+        """Batch and resolution."""
+        return self.outcome.cell.workload
+
+    @property
+    def tokens(self) -> int | None:
+        """The sequence length of the model, None for a cell that was not measured."""
+        return self.outcome.evidence.cost.tokens if self.outcome.evidence else None
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether other rows are compared with this one."""
+        return self.outcome.cell.model.attention == BASELINE
+
+    def reading(self, name: str) -> Reading:
+        """Return the reading called `name`; one without a value for a cell that was not measured."""
+        for reading in self.readings:
+            if reading.name == name:
+                return reading
+        return Reading(name, None, note=self.outcome.reason)
+
+
+def make_rows(outcomes: Iterable[Outcome]) -> list[Row]:
+    """Return one row an outcome, ordered by context, resolution, and attention with the baseline first."""
+    outcomes = list(outcomes)
+    metrics = discover("effvit.profiling.metrics", "METRIC", Metric).values()
+    baselines = _baselines(outcomes)
+    labels = _labels(outcomes)
+    rows = [
+        _compared(Row(outcome, label, _readings(outcome, metrics)), baselines[_ground(outcome)])
+        for outcome, label in zip(outcomes, labels, strict=True)
+    ]
+    rows.sort(key=lambda row: (row.context, row.workload, not row.is_baseline, row.label))
+    return _with_fronts(rows)
+
+
+def contexts(rows: Iterable[Row]) -> list[Context]:
+    """Return the contexts of `rows`, each once, in their order."""
+    return list(dict.fromkeys(row.context for row in rows))
+
+
+def variant_order(rows: Iterable[Row]) -> list[str]:
+    """Return the labels of `rows`, each once, the baseline first and the others by name."""
+    return list(dict.fromkeys(row.label for row in sorted(rows, key=lambda row: (not row.is_baseline, row.label))))
+
+
+def _readings(outcome: Outcome, metrics: Iterable[Metric]) -> tuple[Reading, ...]:
+    if outcome.evidence is None:
+        return ()
+    return tuple(reading for metric in metrics for reading in metric.measure(outcome.evidence))
+
+
+def _ground(outcome: Outcome) -> tuple[object, ...]:
+    """Return everything that a comparison with the baseline holds fixed."""
+    cell, model = outcome.cell, outcome.cell.model
+    fixed = (model.backbone, model.classes, model.patch, cell.backend, cell.precision, cell.workload)
+    return (*fixed, outcome.data, outcome.environment.key)
+
+
+def _baselines(outcomes: Iterable[Outcome]) -> dict[tuple[object, ...], list[Outcome]]:
+    found: dict[tuple[object, ...], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.cell.model.attention == BASELINE and outcome.evidence is not None:
+            found[_ground(outcome)].append(outcome)
+    return found
+
+
+def _compared(row: Row, baselines: Sequence[Outcome]) -> Row:
+    """Return `row` with what its baseline tells; one measured in the same rounds goes before others."""
+    evidence = row.outcome.evidence
+    if evidence is None or not baselines:
+        return row
+    baseline = next((one for one in baselines if _comparison(one) == evidence.comparison), baselines[0])
+    reference = baseline.evidence
+    if reference is None:
+        return row
+    ceiling = _ceiling(reference.cost)
+    if row.is_baseline:
+        return replace(row, ceiling=ceiling)
+    paired = reference.comparison == evidence.comparison
+    return replace(
+        row,
+        baseline=baseline,
+        speedup=stats.speedup(reference.samples, evidence.samples) if paired else None,
+        ceiling=ceiling,
+        macs_ratio=reference.cost.macs / evidence.cost.macs if evidence.cost.macs else None,
+        top1_gap=_top1_gap(evidence, reference),
+    )
+
+
+def _comparison(outcome: Outcome) -> str | None:
+    return outcome.evidence.comparison if outcome.evidence else None
+
+
+def _ceiling(cost: Cost) -> float | None:
+    rest = cost.macs - cost.core_macs
+    return cost.macs / rest if rest > 0 else None
+
+
+def _top1_gap(evidence: Evidence, reference: Evidence) -> Estimate | None:
+    ours, theirs = evidence.accuracy, reference.accuracy
+    if ours is None or theirs is None or not ours.images or not theirs.images:
+        return None
+    value = stats.proportion(ours.top1_correct, ours.images)
+    return stats.difference(value, stats.proportion(theirs.top1_correct, theirs.images))
+
+
+def _labels(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the attention of each outcome, with options, blocks and run where two would be called the same."""
+    names = [outcome.cell.model.attention for outcome in outcomes]
+    names = _told_apart(names, [_details(outcome) for outcome in outcomes], names)
+    # Runs count only where they meet in one cell: one run a resolution is still one variant, and one line in a figure.
+    places = [(name, _ground(outcome)) for name, outcome in zip(names, outcomes, strict=True)]
+    return _told_apart(names, [outcome.run for outcome in outcomes], places)
+
+
+def _told_apart(names: Sequence[str], details: Sequence[str], places: Sequence[Hashable]) -> list[str]:
+    """Return names, with the detail in brackets for each name that meets another detail in one place."""
+    met: dict[Hashable, set[str]] = defaultdict(set)
+    for place, detail in zip(places, details, strict=True):
+        met[place].add(detail)
+    ambiguous = {name for name, place in zip(names, places, strict=True) if len(met[place]) > 1}
+    pairs = zip(names, details, strict=True)
+    return [f"{name} ({detail})" if detail and name in ambiguous else name for name, detail in pairs]
+
+
+def _details(outcome: Outcome) -> str:
+    model = outcome.cell.model
+    parts = [f"{name}={value}" for name, value in model.options]
+    if model.layers is not None:
+        parts.append(f"{len(model.layers)} blocks")
+    return ", ".join(parts)
+
+
+def _with_fronts(rows: Sequence[Row]) -> list[Row]:
+    groups: dict[Context, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.context].append(row)
+    marked: list[Row] = []
+    for group in groups.values():
+        top1 = [row.reading("accuracy.top1").value for row in group]
+        fast = pareto.front(top1, [row.reading("latency_s.p50").value for row in group])
+        small = pareto.front(top1, [row.reading("memory.host_peak_bytes").value for row in group])
+        flags = zip(group, fast, small, strict=True)
+        marked += [replace(row, pareto_latency=one, pareto_memory=other) for row, one, other in flags]
+    return marked

@@ -1,0 +1,121 @@
+"""What a report says in plain sentences: what won, at which cost, and what the data cannot decide."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from effvit.profiling.report import display
+from effvit.profiling.report.rows import BASELINE, Context, Row, contexts
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """Sentences about one context."""
+
+    title: str
+    sentences: tuple[str, ...]
+
+
+def overview(rows: Sequence[Row]) -> str:
+    """Return one sentence on what was asked and what became of it."""
+    variants = len({row.label for row in rows})
+    resolutions = len({(row.workload.height, row.workload.width) for row in rows})
+    fates = Counter("measured" if row.outcome.evidence else display.fate(row) for row in rows)
+    parts = ", ".join(f"{count} {fate}" for fate, count in fates.most_common())
+    return (
+        f"{_counted(variants, 'attention mechanism')} at {_counted(resolutions, 'resolution')}, "
+        f"{_counted(len(rows), 'cell')}: {parts}."
+    )
+
+
+def paragraphs(rows: Sequence[Row]) -> list[Paragraph]:
+    """Return what each context shows, in the order of the rows."""
+    among = contexts(rows)
+    return [
+        Paragraph(display.context_name(context, among), _sentences([row for row in rows if row.context == context]))
+        for context in among
+    ]
+
+
+def default_context(rows: Sequence[Row]) -> Context:
+    """Return the context with the most measured cells, the first of equals: the one a reader should see first."""
+    counts = Counter(row.context for row in rows if row.outcome.evidence)
+    return max(contexts(rows), key=lambda context: counts[context])
+
+
+def _sentences(rows: Sequence[Row]) -> tuple[str, ...]:
+    if not any(row.outcome.evidence for row in rows):
+        return ("No cell was measured.",)
+    sentences = [_safest(rows), _fastest(rows), _most_accurate(rows), _decided(rows)]
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def _safest(rows: Sequence[Row]) -> str:
+    """Name the largest speed-up that is certain and costs no accuracy that the data can show."""
+    free = [row for row in rows if _certainly_faster(row) and _no_visible_loss(row)]
+    if not free:
+        return f"Nothing is faster than {BASELINE} beyond doubt without a loss of accuracy that the data can show."
+    best = max(free, key=lambda row: row.speedup.value if row.speedup else 0)
+    gap = "" if best.top1_gap is None else f" ({display.top1_gap(best)} points, an interval that includes 0)"
+    return (
+        f"The largest certain speed-up without a loss of accuracy that these images can show: {_named(best)}, "
+        f"{display.speedup(best)} against {BASELINE}{gap}."
+    )
+
+
+def _fastest(rows: Sequence[Row]) -> str:
+    """Name the largest speed-up, and what it costs."""
+    faster = [row for row in rows if _certainly_faster(row)]
+    if not faster:
+        return ""
+    best = max(faster, key=lambda row: row.speedup.value if row.speedup else 0)
+    cost = "its accuracy was not compared" if best.top1_gap is None else f"for {display.top1_gap(best)} points of top-1"
+    ceiling = f"; the ceiling is {best.ceiling:.2f}x" if best.ceiling else ""
+    return f"The largest speed-up of all: {_named(best)}, {display.speedup(best)}, {cost}{ceiling}."
+
+
+def _most_accurate(rows: Sequence[Row]) -> str:
+    """Name the highest top-1, and how many others it cannot be told from."""
+    known = [row for row in rows if row.reading("accuracy.top1").value is not None]
+    if not known:
+        return "No accuracy was measured."
+    best = max(known, key=lambda row: row.reading("accuracy.top1").value or 0)
+    low = best.reading("accuracy.top1").low or 0
+    rivals = [row for row in known if row is not best and (row.reading("accuracy.top1").high or 0) >= low]
+    doubt = ""
+    if rivals:
+        doubt = f"; the intervals of {_counted(len(rivals), 'other cell')} overlap with it"
+    return f"The highest top-1: {_named(best)}, {display.top1(best)} at {display.latency(best)}{doubt}."
+
+
+def _decided(rows: Sequence[Row]) -> str:
+    """Count the comparisons that are certain in either direction, and those that are not."""
+    ratios = [row.speedup for row in rows if row.speedup and row.speedup.low is not None]
+    if not ratios:
+        return f"No latency could be compared with {BASELINE} round by round."
+    faster = sum(1 for ratio in ratios if ratio.low is not None and ratio.low > 1)
+    slower = sum(1 for ratio in ratios if ratio.high is not None and ratio.high < 1)
+    undecided = len(ratios) - faster - slower
+    doubt = ", where the 95 % interval includes 1" if undecided else ""
+    return (
+        f"Of {_counted(len(ratios), 'comparison')} with {BASELINE}: {faster} faster beyond doubt, {slower} slower, "
+        f"{undecided} undecided{doubt}."
+    )
+
+
+def _certainly_faster(row: Row) -> bool:
+    return row.speedup is not None and row.speedup.low is not None and row.speedup.low > 1
+
+
+def _no_visible_loss(row: Row) -> bool:
+    return row.top1_gap is not None and row.top1_gap.high is not None and row.top1_gap.high >= 0
+
+
+def _named(row: Row) -> str:
+    return f"{row.label} at {row.workload.resolution} px"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,124 @@
+"""The result table for a terminal: readable without colour, and no wider than the window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from effvit.profiling.records import Environment
+from effvit.profiling.report import display
+from effvit.profiling.report.display import Column
+from effvit.profiling.report.rows import BASELINE, Row
+
+_MEASURED = ("latency p50", "images/s", "peak memory", "top-1", f"vs. {BASELINE}", "top-1 points", "ceiling")
+# What a narrow window loses, the dearest last.
+_DROPPED_FIRST = ("ceiling", "images/s", "peak memory", "top-1 points")
+_GAP = "   "
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTable:
+    """A rich renderable of report rows; print it with any console."""
+
+    rows: Sequence[Row]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the header, one line a cell, and what the signs mean."""
+        if not self.rows:
+            yield Text("no cells")
+            return
+        yield Text(_header(self.rows), style="bold")
+        yield Text()
+        columns, dropped = _fitting(self.rows, options.max_width)
+        widths = [_width(column, self.rows) for column in columns]
+        yield _line([column.title for column in columns], columns, widths, "bold")
+        previous = self.rows[0].context
+        for row in self.rows:
+            if row.context != previous:
+                yield Text()
+            previous = row.context
+            yield _row_line(row, columns, widths)
+        yield Text()
+        yield Text(_explanation(self.rows), style="dim")
+        if dropped:
+            yield Text(f"left out at this width: {', '.join(dropped)}", style="dim")
+
+
+def render(rows: Sequence[Row]) -> ResultTable:
+    """Return the table of `rows`, as `make_rows` orders them."""
+    return ResultTable(tuple(rows))
+
+
+def _header(rows: Sequence[Row]) -> str:
+    """Return what all rows share: model, backend, precision, machine, threads, baseline."""
+    cells = [row.outcome.cell for row in rows]
+    facts = [
+        _shared(cell.model.backbone for cell in cells),
+        _shared(cell.backend for cell in cells),
+        _shared(str(cell.precision) for cell in cells),
+        *_machine([row.outcome.environment for row in rows]),
+    ]
+    return f"{', '.join(fact for fact in facts if fact)}      baseline: {BASELINE}"
+
+
+def _machine(environments: Sequence[Environment]) -> list[str]:
+    if len({environment.key for environment in environments}) > 1:
+        return ["several machines"]
+    machine = environments[0]
+    return [machine.cpu, *machine.gpus, f"{machine.threads} threads" if machine.threads != 1 else "1 thread"]
+
+
+def _shared(values: Iterable[str]) -> str:
+    """Return the value if there is only one; those that differ have a column."""
+    distinct = set(values)
+    return distinct.pop() if len(distinct) == 1 else ""
+
+
+def _fitting(rows: Sequence[Row], width: int) -> tuple[list[Column], list[str]]:
+    """Return the columns that fit into `width` characters, and the titles of those that had to go."""
+    shown = [column for column in display.NAMING if _varies(column, rows)]
+    measured = list(display.columns(*_MEASURED))
+    dropped: list[str] = []
+    for title in _DROPPED_FIRST:
+        needed = sum(_width(column, rows) + len(_GAP) for column in shown + measured) - len(_GAP)
+        if needed <= width:
+            break
+        dropped.append(title)
+        measured = [column for column in measured if column.title != title]
+    return shown + measured, dropped
+
+
+def _varies(column: Column, rows: Sequence[Row]) -> bool:
+    return column.title not in ("backend", "precision") or len({column.text(row) for row in rows}) > 1
+
+
+def _width(column: Column, rows: Sequence[Row]) -> int:
+    """Return the column's width in characters; the reason of a cell that was not measured runs over the others."""
+    return max(len(column.title), *(len(column.text(row)) for row in rows))
+
+
+def _row_line(row: Row, columns: Sequence[Column], widths: Sequence[int]) -> Text:
+    named = [column for column in columns if column in display.NAMING]
+    if row.outcome.evidence is None:
+        line = _line([column.text(row) for column in named], named, widths[: len(named)])
+        return line.append(f"{_GAP}{display.status(row)}", style="yellow")
+    line = _line([column.text(row) for column in columns], columns, widths, "green" if display.signs(row) else "")
+    if row.outcome.status != "ok":
+        line.append(f"{_GAP}{display.status(row)}", style="yellow")
+    return line
+
+
+def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int], style: str = "") -> Text:
+    padded = [
+        text.rjust(width) if column.numeric else text.ljust(width)
+        for text, column, width in zip(texts, columns, widths, strict=True)
+    ]
+    return Text(_GAP.join(padded), style=style)
+
+
+def _explanation(rows: Sequence[Row]) -> str:
+    ranges = "± half the width of the 95 % interval"
+    return f"{display.SIGNS}\n{ranges}" if any(display.signs(row) for row in rows) else ranges

@@ -1,0 +1,68 @@
+from dataclasses import replace
+
+import pytest
+from outcomes import make_accuracy, make_cell, make_evidence, make_samples
+
+from effvit.profiling.metrics.base import Metric, Reading
+from effvit.profiling.records import Accuracy, Evidence, HostMemory, Throughput
+from effvit.registry import discover
+
+METRICS = discover("effvit.profiling.metrics", "METRIC", Metric)
+EVIDENCE = make_evidence(make_cell())
+BARE = replace(
+    EVIDENCE,
+    samples=make_samples((1.0,)),
+    throughput=Throughput(()),
+    memory=HostMemory(None, None, "", "no /proc on this system"),
+    parity=None,
+    accuracy=None,
+)
+
+
+def _reading(name: str, evidence: Evidence) -> Reading:
+    (reading,) = (one for metric in METRICS.values() for one in metric.measure(evidence) if one.name == name)
+    return reading
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_names_start_with_the_family_and_do_not_depend_on_the_evidence(name: str) -> None:
+    full, bare = METRICS[name].measure(EVIDENCE), METRICS[name].measure(BARE)
+    assert [reading.name for reading in full] == [reading.name for reading in bare]
+    assert all(reading.name.startswith(f"{name}.") for reading in full)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_gap_is_none_with_a_note(name: str) -> None:
+    for reading in METRICS[name].measure(BARE):
+        assert reading.value is not None or reading.note
+
+
+def test_percentiles_without_enough_samples_say_how_many_are_needed() -> None:
+    assert _reading("latency_s.p90", BARE) == Reading("latency_s.p90", None, note="1 of 29 samples needed")
+    assert _reading("latency_s.p99", EVIDENCE).note == "36 of 299 samples needed"
+
+
+def test_memory_of_the_model_is_what_the_peak_adds() -> None:
+    evidence = replace(EVIDENCE, memory=HostMemory(100, 350, "VmHWM"))
+    assert _reading("memory.host_peak_bytes", evidence).value == 350
+    assert _reading("memory.host_model_bytes", evidence).value == 250
+
+
+def test_balanced_accuracy_weighs_classes_equally_and_leaves_out_unseen_ones() -> None:
+    accuracy = Accuracy(110, 110, 95, None, (100, 10, 0), (90, 5, 0))
+    evidence = replace(EVIDENCE, accuracy=accuracy)
+    assert _reading("accuracy.balanced_top1", evidence).value == pytest.approx(0.7)
+    assert _reading("accuracy.top1", evidence).value == pytest.approx(95 / 110)
+    assert _reading("accuracy.top5", evidence) == Reading(
+        "accuracy.top5", None, note="says nothing for fewer than 6 classes"
+    )
+
+
+def test_accuracy_from_a_part_of_the_images_says_so() -> None:
+    evidence = replace(EVIDENCE, accuracy=replace(make_accuracy(), of_images=9000))
+    assert _reading("accuracy.top1", evidence).note == "from 2000 of 9000 images"
+
+
+def test_accuracy_over_no_images_is_absent() -> None:
+    evidence = replace(EVIDENCE, accuracy=Accuracy(0, 50, 0, 0, (0,) * 10, (0,) * 10))
+    assert _reading("accuracy.top1", evidence).value is None

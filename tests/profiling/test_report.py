@@ -1,0 +1,202 @@
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from outcomes import VARIANTS, make_outcome, make_sweep, without_evidence
+from rich.console import Console
+
+from effvit.errors import ResultError, StorageError
+from effvit.profiling import results
+from effvit.profiling.records import Outcome
+from effvit.profiling.report import figures, summary, table, terminal
+from effvit.profiling.report.html import html_text
+from effvit.profiling.report.rows import make_rows
+from effvit.profiling.report.writer import write_report
+
+ROWS = make_rows(make_sweep())
+HOSTILE = '</script><img src=x onerror="alert(1)">|`*'
+
+
+def _shown(outcomes: list[Outcome], width: int = 160) -> str:
+    console = Console(width=width, color_system=None, file=io.StringIO())
+    console.print(terminal.render(make_rows(outcomes)))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+class _Page(HTMLParser):
+    """Collects the tags and the content of script elements by id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.scripts: dict[str | None, str] = {}
+        self._script: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        links = ("src",) if tag == "a" else ("src", "href")
+        self.loaded += [value or "" for name, value in attrs if name in links]
+        if tag == "script":
+            self._script = dict(attrs).get("id")
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] == ["script"]:
+            self.scripts[self._script] = self.scripts.get(self._script, "") + data
+
+
+def _page(outcomes: list[Outcome]) -> _Page:
+    page = _Page()
+    page.feed(html_text(make_rows(outcomes)))
+    return page
+
+
+def _hostile() -> list[Outcome]:
+    outcome = make_outcome("linformer")
+    model = replace(outcome.cell.model, backbone=HOSTILE, options=((HOSTILE, HOSTILE),))
+    named = replace(outcome, cell=replace(outcome.cell, model=model), run=HOSTILE, data=HOSTILE, notes=(HOSTILE,))
+    twin = replace(named, run="twin")
+    return [named, twin, without_evidence(replace(named, run="third"), "failed", "open", HOSTILE)]
+
+
+def test_the_terminal_names_what_all_rows_share_once() -> None:
+    first = _shown([make_outcome("softmax"), make_outcome("linformer")]).splitlines()[0]
+    assert first == "vit_tiny_patch16_224, torch, fp32, Example CPU 9000, 4 threads      baseline: softmax"
+
+
+def test_the_terminal_shows_a_failed_cell_in_its_place_with_its_reason() -> None:
+    reason = "pinv has no ONNX operator"
+    text = _shown([make_outcome("softmax"), without_evidence(make_outcome("atrous"), "unsupported", "export", reason)])
+    (line,) = (line for line in text.splitlines() if "atrous" in line)
+    assert re.fullmatch(r" +atrous +1 +224 +unsupported at export: pinv has no ONNX operator", line.rstrip())
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_terminal_table_is_no_wider_than_the_window_and_says_what_is_left_out(width: int) -> None:
+    outcomes = [make_outcome(attention) for attention in VARIANTS]
+    lines = _shown(outcomes, width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum("±" in line and "%" in line for line in lines) >= len(VARIANTS)
+    assert any(line.startswith("left out at this width") for line in lines) == (width < 120)
+
+
+def test_the_terminal_explains_the_signs_it_shows() -> None:
+    text = _shown([make_outcome("softmax")])
+    assert "*+   softmax" in text
+    assert "* nothing here is both faster and more accurate" in text
+
+
+def test_csv_has_one_line_a_cell_in_full_precision() -> None:
+    lines = list(csv.DictReader(io.StringIO(table.csv_text(ROWS))))
+    assert len(lines) == len(ROWS)
+    for line, row in zip(lines, ROWS, strict=True):
+        value = row.reading("latency_s.p50").value
+        assert line["latency_s.p50"] == ("" if value is None else repr(value))
+        assert line["pareto_latency"] == str(int(row.pareto_latency))
+    assert {"memory.host_peak_bytes", "throughput.images_per_s.low", "height_px", "ceiling_speedup"} <= set(lines[0])
+
+
+def test_markdown_keeps_hostile_names_in_their_cell() -> None:
+    lines = table.markdown_text(make_rows(_hostile())).splitlines()
+    bars = {len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")}
+    assert len(bars) == 1
+    assert not any("<img" in line for line in lines)
+
+
+def test_hostile_names_stay_text_in_html() -> None:
+    page = _page(_hostile())
+    assert "img" not in page.tags
+    assert page.tags.count("script") == 4
+
+
+def test_the_library_is_embedded_once_and_nothing_is_loaded() -> None:
+    text = html_text(ROWS)
+    assert text.count("window.vegaEmbed=") == 1
+    page = _Page()
+    page.feed(text)
+    assert page.loaded == ["data:,"]  # the icon, which a browser would look for elsewhere
+
+
+def test_the_raw_data_in_html_is_a_result_file() -> None:
+    lines = _page(_hostile()).scripts["raw"].splitlines()
+    assert [results.decode(line.encode(), "raw") for line in lines] == [row.outcome for row in make_rows(_hostile())]
+
+
+def test_html_has_a_figure_a_context_and_a_table_behind_each() -> None:
+    page = _page(make_sweep())
+    specs = json.loads(page.scripts["specs"])
+    assert len(specs) == 4 * len(figures.FIGURES)  # 2 backends x 2 batches
+    assert page.tags.count("figure") == page.tags.count("figcaption") == len(specs)
+    assert page.tags.count("details") == len(specs) + 1
+
+
+def test_the_reason_of_an_unmeasured_cell_runs_over_the_columns_of_its_numbers() -> None:
+    outcome = without_evidence(make_outcome("atrous"), "timeout", "measure", "no answer in 60 s")
+    text = html_text(make_rows([outcome, make_outcome("softmax")]))
+    assert '<td class="reason" colspan="11">timeout at measure: no answer in 60 s</td>' in text
+
+
+def test_a_variant_keeps_its_colour_and_shape_where_others_are_missing() -> None:
+    variants = [*VARIANTS]
+    scales = []
+    for count in (1, len(VARIANTS)):
+        rows = make_rows([make_outcome(attention) for attention in VARIANTS[:count]])
+        spec = figures.accuracy_against_latency(rows, variants).to_dict()
+        scales.append([layer["encoding"]["shape"]["scale"] for layer in spec["layer"] if "shape" in layer["encoding"]])
+    assert scales[0] == scales[1]
+
+
+def test_no_figure_is_made_without_its_numbers() -> None:
+    rows = make_rows([without_evidence(make_outcome(), "oom", "measure", "too large")])
+    assert not any(figures.drawable(rows, figure) for figure in figures.FIGURES)
+    assert "No cell was measured" in html_text(rows)
+
+
+def test_the_summary_calls_overlapping_intervals_undecided() -> None:
+    softmax = make_outcome("softmax")
+    assert softmax.evidence is not None
+    twin = make_outcome("atrous")
+    twin = replace(twin, evidence=softmax.evidence)
+    (paragraph,) = summary.paragraphs(make_rows([softmax, twin]))
+    assert paragraph.sentences[0].startswith("Nothing is faster than softmax beyond doubt")
+    assert "1 undecided" in paragraph.sentences[-1]
+    assert "1 other cell overlap" in paragraph.sentences[-2]
+
+
+def test_the_summary_names_the_winner_and_its_price() -> None:
+    rows = make_rows([outcome for outcome in make_sweep() if outcome.cell.backend == "torch"])
+    first = summary.paragraphs(rows)[0]
+    assert first.title == "torch, fp32, batch 1"
+    assert "nystromformer at 512 px" in first.sentences[0]
+    assert "linformer at 512 px" in first.sentences[1]
+    assert summary.overview(rows) == "5 attention mechanisms at 3 resolutions, 30 cells: 30 measured."
+
+
+def test_a_report_is_html_csv_markdown_and_every_figure_twice(tmp_path: Path) -> None:
+    written = write_report([make_outcome("softmax"), make_outcome("linformer")], tmp_path / "report")
+    assert written.html.read_text().startswith("<!DOCTYPE html>")
+    assert written.csv.exists()
+    assert written.markdown.exists()
+    assert [path.name for path in written.figures] == [
+        f"{figure.name}.{kind}" for figure in figures.FIGURES for kind in ("png", "svg")
+    ]
+    for path in written.figures:
+        assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<svg")
+
+
+def test_no_outcomes_make_no_report(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="no outcomes"):
+        write_report([], tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    outcome = without_evidence(make_outcome(), "oom", "measure", "too large")
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_report([outcome], tmp_path / "taken")

@@ -1,0 +1,111 @@
+from dataclasses import replace
+
+import pytest
+from outcomes import ENVIRONMENT, make_accuracy, make_outcome, make_samples, make_sweep, without_evidence
+
+from effvit.profiling.records import Accuracy, Outcome
+from effvit.profiling.report.rows import Row, make_rows
+
+SOFTMAX = make_outcome("softmax")
+LINEAR = make_outcome("linformer")
+
+
+def _timed(outcome: Outcome, *rounds: float, macs: int = 100, core_macs: int = 0, top1: float = 0.8) -> Outcome:
+    evidence = outcome.evidence
+    assert evidence is not None
+    cost = replace(evidence.cost, macs=macs, core_macs=core_macs)
+    samples = make_samples(*((seconds,) for seconds in rounds))
+    return replace(outcome, evidence=replace(evidence, samples=samples, cost=cost, accuracy=make_accuracy(top1)))
+
+
+def _row(outcomes: list[Outcome], attention: str, **where: int) -> Row:
+    rows = [row for row in make_rows(outcomes) if row.outcome.cell.model.attention == attention]
+    (row,) = (row for row in rows if all(getattr(row.workload, name) == value for name, value in where.items()))
+    return row
+
+
+def test_a_row_is_compared_with_softmax_of_its_rounds() -> None:
+    baseline = _timed(SOFTMAX, 2.0, 4.0, macs=300, core_macs=100, top1=0.84)
+    row = _row([baseline, _timed(LINEAR, 1.0, 2.0, macs=240, top1=0.80)], "linformer")
+    assert row.baseline == baseline
+    assert row.speedup is not None
+    assert row.speedup.value == pytest.approx(2.0)
+    assert row.ceiling == 1.5  # 300 / (300 - 100)
+    assert row.macs_ratio == 1.25  # 300 / 240
+    assert row.top1_gap is not None
+    assert row.top1_gap.value == pytest.approx(-0.04)
+
+
+def test_times_of_other_rounds_are_not_paired_but_counts_still_compare() -> None:
+    evidence = LINEAR.evidence
+    assert evidence is not None
+    elsewhere = replace(LINEAR, evidence=replace(evidence, comparison="another sitting"))
+    row = _row([SOFTMAX, elsewhere], "linformer")
+    assert row.speedup is None
+    assert row.ceiling is not None
+    assert row.top1_gap is not None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        make_outcome("linformer", px=384),
+        make_outcome("linformer", batch=8),
+        make_outcome("linformer", backend="ort-cpu"),
+        replace(LINEAR, data="birds"),
+        replace(LINEAR, environment=replace(ENVIRONMENT, cores=64)),
+    ],
+)
+def test_a_baseline_must_differ_in_nothing_but_attention(other: Outcome) -> None:
+    assert _row([SOFTMAX, other], "linformer").baseline is None
+
+
+def test_a_failed_baseline_compares_with_nothing() -> None:
+    row = _row([without_evidence(SOFTMAX, "oom", "measure", "too large"), LINEAR], "linformer")
+    assert (row.baseline, row.speedup, row.ceiling, row.top1_gap) == (None, None, None, None)
+
+
+def test_the_baseline_is_not_compared_with_itself() -> None:
+    row = _row([SOFTMAX], "softmax")
+    assert (row.baseline, row.speedup, row.top1_gap) == (None, None, None)
+    assert row.ceiling is not None
+
+
+def test_accuracy_of_no_images_leaves_the_gap_open() -> None:
+    evidence = LINEAR.evidence
+    assert evidence is not None
+    blind = replace(LINEAR, evidence=replace(evidence, accuracy=Accuracy(0, 9, 0, 0, (0,), (0,))))
+    assert _row([SOFTMAX, blind], "linformer").top1_gap is None
+
+
+def test_fronts_are_found_over_resolutions_but_within_a_batch() -> None:
+    slow_and_worse = _timed(make_outcome("linformer", px=384), 9.0, top1=0.5)
+    rows = [_timed(SOFTMAX, 1.0, top1=0.8), slow_and_worse, _timed(make_outcome("linformer", batch=8), 9.0, top1=0.5)]
+    assert _row(rows, "softmax").pareto_latency
+    assert not _row(rows, "linformer", batch=1).pareto_latency
+    assert _row(rows, "linformer", batch=8).pareto_latency
+
+
+def test_variants_of_one_name_are_told_apart_by_options_then_by_run() -> None:
+    model = LINEAR.cell.model
+    narrow, wide = (
+        replace(LINEAR, cell=replace(LINEAR.cell, model=replace(model, options=(("rank", rank),)))) for rank in (32, 64)
+    )
+    again = replace(wide, run="second seed")
+    labels = {row.label for row in make_rows([SOFTMAX, narrow, wide, again])}
+    assert labels == {
+        "softmax", "linformer (rank=32)", "linformer (rank=64) (vit_tiny-linformer)",
+        "linformer (rank=64) (second seed)",
+    }  # fmt: skip
+
+
+def test_one_run_a_resolution_is_one_variant() -> None:
+    other = replace(make_outcome("linformer", px=384), run="trained at 384")
+    assert {row.label for row in make_rows([LINEAR, other])} == {"linformer"}
+
+
+def test_every_outcome_is_a_row() -> None:
+    sweep = make_sweep()
+    rows = make_rows(sweep)
+    assert len(rows) == len(sweep)
+    assert {row.outcome.cell.key for row in rows} == {outcome.cell.key for outcome in sweep}

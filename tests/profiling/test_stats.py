@@ -1,0 +1,105 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from outcomes import make_samples
+
+from effvit.profiling import stats
+from effvit.profiling.records import Throughput
+
+
+def test_the_median_of_an_even_count_lies_between_the_middle_two() -> None:
+    assert stats.median_s(make_samples((4.0, 1.0), (3.0, 2.0))) == 2.5
+
+
+@pytest.mark.parametrize(("share", "needed"), [(0.5, 1), (0.9, 29), (0.95, 59), (0.99, 299), (0.999, 2995)])
+def test_a_percentile_needs_enough_samples_to_be_exceeded_once(share: float, needed: int) -> None:
+    assert stats.samples_needed(share) == needed
+    assert stats.percentile_s(make_samples(tuple(float(i) for i in range(1, needed + 1))), share) is not None
+    if needed > 1:
+        assert stats.percentile_s(make_samples(tuple(float(i) for i in range(1, needed))), share) is None
+
+
+def test_a_percentile_is_a_sample_by_order() -> None:
+    hundred = make_samples(tuple(float(i) for i in range(100, 0, -1)))
+    assert stats.percentile_s(hundred, 0.9) == 90.0
+    assert stats.percentile_s(hundred, 0.95) == 95.0
+    assert stats.percentile_s(hundred, 0.5) == 50.5
+
+
+@given(st.lists(st.floats(1e-6, 10.0), min_size=59, max_size=200), st.sampled_from((0.9, 0.95)))
+def test_a_percentile_agrees_with_numpy(seconds: list[float], share: float) -> None:
+    expected = np.quantile(seconds, share, method="inverted_cdf")
+    assert stats.percentile_s(make_samples(tuple(seconds)), share) == expected
+
+
+def test_the_interval_of_the_median_by_hand() -> None:
+    # Round medians e^0, e^1, e^2: s = 1, 3 rounds, t(0.975, 2) = 4.302653 (any table), factor e^(4.302653 / sqrt 3).
+    estimate = stats.median_interval(make_samples((1.0,), (math.e,), (math.e**2,)))
+    factor = math.exp(4.302653 / math.sqrt(3))
+    assert estimate.value == math.e
+    assert estimate.low == pytest.approx(math.e / factor, rel=1e-6)
+    assert estimate.high == pytest.approx(math.e * factor, rel=1e-6)
+
+
+def test_launches_of_one_round_count_once() -> None:
+    once = stats.median_interval(make_samples((1.0,), (1.1,)))
+    often = stats.median_interval(make_samples((1.0,) * 50, (1.1,) * 50))
+    assert often == once
+
+
+def test_one_round_supports_no_interval() -> None:
+    estimate = stats.median_interval(make_samples((1.0, 2.0, 3.0)))
+    assert (estimate.value, estimate.low, estimate.high) == (2.0, None, None)
+
+
+def test_speedup_cancels_what_slows_a_whole_round() -> None:
+    baseline, other = make_samples((2.0,), (20.0,), (4.0,)), make_samples((1.0,), (10.0,), (2.0,))
+    estimate = stats.speedup(baseline, other)
+    assert estimate is not None
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_speedup_agrees_with_scipys_paired_test() -> None:
+    baseline, other = make_samples((2.0,), (2.3,), (1.9,), (2.2,)), make_samples((1.1,), (1.0,), (1.2,), (1.1,))
+    paired = scipy.stats.ttest_rel(np.log(baseline.seconds), np.log(other.seconds)).confidence_interval(0.95)
+    estimate = stats.speedup(baseline, other)
+    assert estimate is not None
+    assert (estimate.low, estimate.high) == pytest.approx((math.exp(paired.low), math.exp(paired.high)))
+
+
+def test_speedup_uses_only_common_rounds() -> None:
+    baseline = make_samples((2.0,), (2.0,), (99.0,))
+    estimate = stats.speedup(baseline, make_samples((1.0,), (1.0,)))
+    assert estimate is not None
+    assert estimate.value == pytest.approx(2.0)
+    assert stats.speedup(baseline, make_samples()) is None
+    single = stats.speedup(baseline, make_samples((1.0,)))
+    assert single == stats.Estimate(2.0)
+
+
+def test_throughput_counts_images_not_calls() -> None:
+    estimate = stats.images_per_second(Throughput(((32, 2.0), (32, 2.0), (32, 2.0))))
+    assert estimate is not None
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((16.0, 16.0, 16.0))
+    assert stats.images_per_second(Throughput(())) is None
+
+
+def test_the_wilson_interval_of_a_textbook_case() -> None:
+    # 15 of 20, from the formula with z = 1.959964: centre 0.70980, half-width 0.17884.
+    z = 1.959964
+    centre = (0.75 + z**2 / 40) / (1 + z**2 / 20)
+    half = z / (1 + z**2 / 20) * math.sqrt(0.75 * 0.25 / 20 + z**2 / 1600)
+    estimate = stats.proportion(15, 20)
+    assert estimate.low == pytest.approx(centre - half, rel=1e-6)
+    assert estimate.high == pytest.approx(centre + half, rel=1e-6)
+
+
+def test_newcombes_difference_of_his_own_example() -> None:
+    # Newcombe 1998, table II, column (a), method 10: 56/70 against 48/80 gives 0.0524 to 0.3339.
+    estimate = stats.difference(stats.proportion(56, 70), stats.proportion(48, 80))
+    assert estimate.value == pytest.approx(0.2)
+    assert (estimate.low, estimate.high) == pytest.approx((0.0524, 0.3339), abs=1e-4)
