@@ -102,6 +102,21 @@ def test_a_smooth_compression_survives_the_way_to_another_grid_and_back() -> Non
     assert (back - learned).norm() < 0.1 * learned.norm()
 
 
+def test_a_resized_compression_sees_a_smooth_image_as_before() -> None:
+    layer = linformer_of((14, 14))
+    coarse = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    small, large = (F.interpolate(coarse, size=side, mode="bicubic").reshape(-1) for side in (14, 24))
+    pooled_small, pooled_large = average_pooling((14, 14), (7, 7)) @ small, average_pooling((24, 24), (7, 7)) @ large
+    with torch.no_grad():
+        layer.compression.add_(smooth_deviation(49, (14, 14)))
+        learned_small = layer.compression @ small - pooled_small
+        layer.resize(geometry_of((24, 24)))
+        learned_large = layer.compression @ large - pooled_large
+    # Sampling at 14 instead of 24 places costs patterns four and five patches wide a tenth at most; weights not made
+    # smaller for smaller patches would be 2.9 times too large.
+    assert (learned_large - learned_small).norm() < 0.1 * learned_small.norm()
+
+
 def test_resizing_keeps_a_frozen_compression_frozen() -> None:
     layer = linformer_of((4, 4))
     layer.compression.requires_grad_(False)

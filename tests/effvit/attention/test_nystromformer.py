@@ -5,7 +5,7 @@ import torch
 from attention_layers import donor_of, geometry_of, layer_of, tokens_of
 from attention_references import block_average
 
-from effvit.attention.nystromformer import pseudo_inverse
+from effvit.attention.nystromformer import NystromformerAttention, pseudo_inverse
 
 
 def stochastic_matrices(sharpness: float) -> torch.Tensor:
@@ -66,3 +66,14 @@ def test_landmarks_follow_the_grid_and_are_not_saved() -> None:
     assert not [name for name in layer.state_dict() if "landmarks" in name or "identity" in name]
     x = tokens_of(geometry_of((6, 9)))
     assert layer(x).shape == x.shape
+
+
+@torch.no_grad()
+def test_autocast_does_not_reach_the_pseudo_inverse() -> None:
+    layer = layer_of("nystromformer", geometry_of((4, 4)))
+    assert isinstance(layer, NystromformerAttention)
+    landmarks = torch.randn(3, 2, 2, 5, 12, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = layer._solve(*landmarks)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        solved = layer._solve(*landmarks)
+    assert torch.equal(solved, expected)

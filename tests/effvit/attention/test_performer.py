@@ -5,7 +5,7 @@ import math
 import torch
 from attention_layers import donor_of, geometry_of, layer_of, tokens_of
 
-from effvit.attention.performer import favor_attention, orthogonal_features
+from effvit.attention.performer import PerformerAttention, favor_attention, orthogonal_features
 
 
 def test_features_of_a_block_are_orthogonal() -> None:
@@ -85,3 +85,26 @@ def test_seeds_differ_and_repeat() -> None:
 def test_the_projection_is_saved() -> None:
     layer = layer_of("performer", geometry_of((4, 4)))
     assert layer.state_dict()["projection"].shape == (128, 12)
+
+
+def test_long_keys_are_not_drowned_by_another_image() -> None:
+    q, k, v = torch.randn(3, 1, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    far = 15 * k  # every feature of these keys is many orders below 1, which features of keys at 0 are
+    rows = orthogonal_features(32, 8, seed=0).double()
+    alone = favor_attention(q, far, v, rows)
+    together = favor_attention(q.repeat(2, 1, 1, 1), torch.cat([0 * k, far]), v.repeat(2, 1, 1, 1), rows)
+    # the same float64 products in another batch
+    torch.testing.assert_close(together[1:], alone, rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def test_autocast_does_not_reach_the_features() -> None:
+    layer = layer_of("performer", geometry_of((4, 4)))
+    assert isinstance(layer, PerformerAttention)
+    x = tokens_of(geometry_of((4, 4)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        q, k, v = layer.project_qkv(x)
+        mixed = layer.mix(x)
+    assert q.dtype == mixed.dtype == torch.bfloat16
+    expected = favor_attention(q.float(), k.float(), v.float(), layer.projection)
+    assert torch.equal(mixed, expected.bfloat16())
