@@ -22,7 +22,7 @@ def overview(rows: Sequence[Row]) -> str:
     """Return one sentence on what was asked and what became of it."""
     variants = len({row.label for row in rows})
     resolutions = len({(row.workload.height, row.workload.width) for row in rows})
-    fates = Counter("measured" if row.outcome.evidence else display.fate(row) for row in rows)
+    fates = Counter("measured" if row.outcome.status == "ok" else display.fate(row) for row in rows)
     parts = ", ".join(f"{count} {fate}" for fate, count in fates.most_common())
     return (
         f"{_counted(variants, 'attention mechanism')} at {_counted(resolutions, 'resolution')}, "

@@ -178,6 +178,11 @@ def test_the_summary_names_the_winner_and_its_price() -> None:
     assert summary.overview(rows) == "5 attention mechanisms at 3 resolutions, 30 cells: 30 measured."
 
 
+def test_the_summary_does_not_call_unstable_cells_measured() -> None:
+    unstable = replace(make_outcome("atrous"), status="unstable", stage="measure", reason="rounds differ by 12 %")
+    assert summary.overview(make_rows([make_outcome(), unstable])).endswith("2 cells: 1 measured, 1 unstable.")
+
+
 def test_a_report_is_html_csv_markdown_and_every_figure_twice(tmp_path: Path) -> None:
     written = write_report([make_outcome("softmax"), make_outcome("linformer")], tmp_path / "report")
     assert written.html.read_text().startswith("<!DOCTYPE html>")

@@ -1,5 +1,7 @@
 import errno
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +157,12 @@ def test_a_name_that_is_not_text_is_refused(tmp_path: Path) -> None:
     # What os.listdir returns for the byte 0xff in a file name.
     with pytest.raises(ResultError, match="is not valid text"):
         results.append(tmp_path / "r", replace(FIRST, run="run-\udcff"))
+
+
+def test_reading_results_loads_no_plotting_and_no_torch() -> None:
+    heavy = "{'altair', 'vl_convert', 'pandas', 'torch', 'jinja2'}"
+    code = f"import sys, effvit.profiling.results, effvit.profiling.stats; sys.exit(len({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
