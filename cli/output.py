@@ -48,7 +48,8 @@ def show(renderable: RenderableType) -> None:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 200
-    Console(highlight=False, width=width).print(renderable)
+    # Names and paths may hold square brackets: they are not markup.
+    Console(highlight=False, markup=False, width=width).print(renderable)
 
 
 def write_json(data: bytes) -> None:

@@ -34,7 +34,7 @@ from effvit.profiling.records import (
     Status,
     Throughput,
 )
-from effvit.profiling.results import append, read
+from effvit.profiling.results import append, read_finished
 from effvit.profiling.timer import CLOCK, Round
 from effvit.run import Run
 from effvit.spec import Precision, Workload
@@ -176,7 +176,7 @@ class _Sweep:
     def __init__(self, plan: Plan, effort: Effort, results: Path, pixels: PixelStore, listener: Listener) -> None:
         self.plan, self.effort, self.results, self.pixels, self.listener = plan, effort, results, pixels, listener
         self.environment: Environment = capture_environment(effort.threads)
-        earlier = read(results) if results.exists() else []
+        earlier = read_finished(results)
         self.done = {
             outcome.cell.key: outcome for outcome in earlier if outcome.environment.key == self.environment.key
         }
