@@ -27,7 +27,9 @@ def evaluate(
     backend: Annotated[str, typer.Option(metavar="NAME", help="runtime, see `effvit list backends`")] = "torch",
     precision: Annotated[str, typer.Option(metavar="NAME", help="type to compute in")] = "fp32",
     res: ResolutionsOption = None,
-    eval_images: Annotated[int, typer.Option(min=0, help="held-out images, evenly over the classes; 0 is all of them")] = 0,
+    eval_images: Annotated[
+        int, typer.Option(min=0, help="held-out images, evenly over the classes; 0 is all of them")
+    ] = 0,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 def export(
     run: RunArguments = None,
     onnx: Annotated[str | None, typer.Option(metavar="PRECISION,...", help="typed ONNX graphs [default: fp32]")] = None,
-    trt: Annotated[str | None, typer.Option(metavar="PRECISION,...", help="TensorRT engines, and their ONNX graphs")] = None,
+    trt: Annotated[
+        str | None, typer.Option(metavar="PRECISION,...", help="TensorRT engines, and their ONNX graphs")
+    ] = None,
     attn: AttentionsOption = None,
     res: ResolutionsOption = None,
     verify_images: Annotated[int, typer.Option(min=1, help="held-out images to compare with PyTorch on")] = 64,
@@ -66,7 +68,9 @@ def export(
                 for backend, precision in wanted:
                     say(f"exporting {one.name} at {height} x {width} px, {precision}, {backend.format}")
                     made.append(
-                        _export(one, (height, width), precision, backend, pixels, verify_images, threads or usable_cores())
+                        _export(
+                            one, (height, width), precision, backend, pixels, verify_images, threads or usable_cores()
+                        )
                     )
     if json:
         import msgspec

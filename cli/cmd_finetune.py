@@ -20,20 +20,29 @@ from effvit.cli.output import counting, hint, say, write_json
 from effvit.errors import UsageError
 
 
-
 def finetune(
-    model: Annotated[str | None, typer.Argument(help="timm model [default: what suits the data]", show_default=False)] = None,
-    attn: Annotated[str, typer.Option("--attn", metavar="NAME", help="attention variant, see `effvit list attention`")] = "softmax",
+    model: Annotated[
+        str | None, typer.Argument(help="timm model [default: what suits the data]", show_default=False)
+    ] = None,
+    attn: Annotated[
+        str, typer.Option("--attn", metavar="NAME", help="attention variant, see `effvit list attention`")
+    ] = "softmax",
     attn_option: Annotated[
         list[str] | None, typer.Option("--attn-option", metavar="NAME=VALUE", help="option of the variant; repeatable")
     ] = None,
     layers: Annotated[str | None, typer.Option(metavar="0-9", help="swap these blocks only")] = None,
-    data: Annotated[str, typer.Option(metavar="NAME|PATH", help="data set or ImageFolder, with or without train/ val/")] = "digits",
+    data: Annotated[
+        str, typer.Option(metavar="NAME|PATH", help="data set or ImageFolder, with or without train/ val/")
+    ] = "digits",
     weights: Annotated[
         str, typer.Option(metavar="auto|pretrained|none|PATH", help="initial weights; PATH is a checkpoint or a run")
     ] = "auto",
-    res: Annotated[str | None, typer.Option(metavar="PX", help="image size [default: what suits model and data]")] = None,
-    patch: Annotated[int | None, typer.Option(metavar="PX", min=1, help="patch size [default: the model's own]")] = None,
+    res: Annotated[
+        str | None, typer.Option(metavar="PX", help="image size [default: what suits model and data]")
+    ] = None,
+    patch: Annotated[
+        int | None, typer.Option(metavar="PX", min=1, help="patch size [default: the model's own]")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="passes over the training part")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="images a step")] = None,
     lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
@@ -44,7 +53,9 @@ def finetune(
     cutmix: Annotated[float | None, typer.Option(help="cutmix alpha, 0 is off")] = None,
     drop_path: Annotated[float | None, typer.Option(help="stochastic depth rate of the last block")] = None,
     seed: Annotated[int | None, typer.Option(help="for weights, order and augmentation")] = None,
-    device: Annotated[str | None, typer.Option(metavar="cpu|cuda[:N]", help="where to train [default: cuda if there]")] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="cpu|cuda[:N]", help="where to train [default: cuda if there]")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="processes that load images")] = None,
     threads: ThreadsOption = None,
     skip_corrupt: SkipCorruptOption = False,

@@ -51,7 +51,9 @@ def _backends() -> list[tuple[str, str]]:
 def _metrics() -> list[tuple[str, str]]:
     from effvit.profiling.metrics.base import metrics
 
-    return [(metric.name, f"{metric.summary}, in {metric.unit}, {metric.better} is better") for metric in metrics().values()]
+    return [
+        (metric.name, f"{metric.summary}, in {metric.unit}, {metric.better} is better") for metric in metrics().values()
+    ]
 
 
 def _data() -> list[tuple[str, str]]:

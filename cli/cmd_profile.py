@@ -39,7 +39,8 @@ def profile(
         str | None, typer.Option(metavar="NAME,...", help="runtimes [default: all that are here]", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="result file [default: results.jsonl among the runs]", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="result file [default: results.jsonl among the runs]", show_default=False),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="interleaved rounds")] = 5,
     samples: Annotated[int, typer.Option(min=1, help="timed launches a cell, over all rounds")] = 30,
@@ -47,7 +48,9 @@ def profile(
     most_s: Annotated[float, typer.Option("--most-s", help="timed seconds a cell, at most")] = 20.0,
     warmup_ms: Annotated[float, typer.Option("--warmup-ms", help="untimed milliseconds before every round")] = 100.0,
     timeout_s: Annotated[float, typer.Option("--timeout-s", help="seconds a cell's process may take")] = 600.0,
-    eval_images: Annotated[int, typer.Option(min=0, help="held-out images for accuracy, evenly over classes; 0 is all")] = 500,
+    eval_images: Annotated[
+        int, typer.Option(min=0, help="held-out images for accuracy, evenly over classes; 0 is all")
+    ] = 500,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,

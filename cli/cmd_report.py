@@ -14,10 +14,14 @@ from effvit.cli.output import say
 
 def report(
     results: Annotated[
-        list[Path] | None, typer.Argument(help="result files [default: results.jsonl among the runs]", show_default=False)
+        list[Path] | None,
+        typer.Argument(help="result files [default: results.jsonl among the runs]", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="where to write [default: `report` beside the first file]", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="where to write [default: `report` beside the first file]", show_default=False
+        ),
     ] = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,

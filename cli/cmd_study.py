@@ -23,11 +23,19 @@ from effvit.errors import UsageError
 
 
 def study(
-    model: Annotated[str | None, typer.Argument(help="timm model [default: what suits the data]", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="timm model [default: what suits the data]", show_default=False)
+    ] = None,
     data: Annotated[str, typer.Option(metavar="NAME|PATH", help="data set or ImageFolder")] = "digits",
-    attn: Annotated[str | None, typer.Option(metavar="NAME,...", help="variants [default: all]", show_default=False)] = None,
-    weights: Annotated[str, typer.Option(metavar="auto|pretrained|none|PATH", help="initial weights of every variant")] = "auto",
-    train_res: Annotated[str | None, typer.Option(metavar="PX", help="image size to train at [default: what suits]")] = None,
+    attn: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="variants [default: all]", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="auto|pretrained|none|PATH", help="initial weights of every variant")
+    ] = "auto",
+    train_res: Annotated[
+        str | None, typer.Option(metavar="PX", help="image size to train at [default: what suits]")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="passes over the training part")] = None,
     train_batch: Annotated[int | None, typer.Option(min=1, help="images a training step")] = None,
     lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
@@ -42,7 +50,8 @@ def study(
     threads: ThreadsOption = None,
     skip_corrupt: SkipCorruptOption = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="the study's folder [default: studies/DATA]", show_default=False)
+        Path | None,
+        typer.Option(metavar="FOLDER", help="the study's folder [default: studies/DATA]", show_default=False),
     ] = None,
     json: JsonOption = False,
 ) -> None:

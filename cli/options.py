@@ -19,10 +19,12 @@ ThreadsOption = Annotated[
     int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads [default: every usable core]")
 ]
 ResolutionsOption = Annotated[
-    str | None, typer.Option("--res", metavar="PX,...", help="image sizes: 224,384 or HEIGHTxWIDTH [default: the trained one]")
+    str | None,
+    typer.Option("--res", metavar="PX,...", help="image sizes: 224,384 or HEIGHTxWIDTH [default: the trained one]"),
 ]
 RunArguments = Annotated[
-    list[str] | None, typer.Argument(metavar="[RUN]...", help="run folders or names [default: the newest run]", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="[RUN]...", help="run folders or names [default: the newest run]", show_default=False),
 ]
 AttentionsOption = Annotated[
     str | None, typer.Option("--attn", metavar="NAME,...", help="take the newest run of each of these variants")
@@ -48,7 +50,9 @@ def resolutions_from_text(text: str) -> list[tuple[int, int]]:
         try:
             size = (int(height), int(width or height))
         except ValueError:
-            raise UsageError(f"{part!r} is not an image size", "write --res 224,384 or --res 224x320 (height x width)") from None
+            raise UsageError(
+                f"{part!r} is not an image size", "write --res 224,384 or --res 224x320 (height x width)"
+            ) from None
         if min(size) < 1:
             raise UsageError(f"an image cannot be {part} px", "choose sizes of 1 px or more")
         sizes.append(size)
@@ -66,7 +70,9 @@ def batches_from_text(text: str) -> list[int]:
         try:
             numbers = [int(number) for number in part.split(":")]
         except ValueError:
-            raise UsageError(f"{part!r} is not a batch", "write --batch 1,8,32, or --batch 1:64:2 for 1, 2, 4 ... 64") from None
+            raise UsageError(
+                f"{part!r} is not a batch", "write --batch 1,8,32, or --batch 1:64:2 for 1, 2, 4 ... 64"
+            ) from None
         if min(numbers) < 1:
             raise UsageError(f"batch must be at least 1, not {min(numbers)}", "choose a batch of 1 or more")
         batches += _geometric(part, numbers)
@@ -78,7 +84,9 @@ def _geometric(part: str, numbers: list[int]) -> list[int]:
         return numbers
     first, last, factor = (*numbers, 2)[:3]
     if len(numbers) > 3 or factor < 2 or last < first:
-        raise UsageError(f"{part!r} is not a range of batches", "write FIRST:LAST:FACTOR with a factor of 2 or more, such as 1:64:2")
+        raise UsageError(
+            f"{part!r} is not a range of batches", "write FIRST:LAST:FACTOR with a factor of 2 or more, such as 1:64:2"
+        )
     batches = [first]
     while batches[-1] * factor <= last:
         batches.append(batches[-1] * factor)

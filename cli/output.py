@@ -63,7 +63,14 @@ def progress_bars(*columns: str) -> Iterator[Progress]:
 
     Every task is described, counted and timed; `columns` are formats of further task fields.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = talk()
     with Progress(

@@ -27,7 +27,9 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
         machine.add_row(name, value)
     backends = _plain("backend", "version", "precisions", "state")
     for status in diagnosis.backends:
-        state = "ready" if status.unavailable is None else f"not here: {status.unavailable}; to get it: {status.install}"
+        state = (
+            "ready" if status.unavailable is None else f"not here: {status.unavailable}; to get it: {status.install}"
+        )
         backends.add_row(status.name, status.version or "-", ", ".join(status.precisions), state)
     return [machine, backends]
 

@@ -21,7 +21,9 @@ class StudyDisplay(Listener):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.finished()
 
     def training(self, attention: str, index: int, count: int) -> TrainingListener:

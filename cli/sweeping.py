@@ -21,7 +21,9 @@ class SweepDisplay:
         self._task = self._progress.add_task("cells", total=None, stage="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._context.__exit__(kind, error, trace)
 
     def planned(self, cells: int) -> None:

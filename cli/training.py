@@ -15,14 +15,18 @@ class TrainingDisplay(Listener):
     """A bar over all steps with loss, accuracy, speed and time left, and a line an epoch."""
 
     def __init__(self) -> None:
-        self._context = progress_bars("loss {task.fields[loss]}", "top-1 {task.fields[top1]}", "{task.fields[speed]} images/s")
+        self._context = progress_bars(
+            "loss {task.fields[loss]}", "top-1 {task.fields[top1]}", "{task.fields[speed]} images/s"
+        )
 
     def __enter__(self) -> Self:
         self._progress = self._context.__enter__()
         self._task = self._progress.add_task("starting", total=None, loss="-", top1="-", speed="-")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._context.__exit__(kind, error, trace)
 
     def warn(self, text: str) -> None:

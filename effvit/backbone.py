@@ -15,7 +15,9 @@ from torch import nn
 from effvit.attention.base import Geometry, InheritedAttention
 from effvit.errors import UnavailableError, UnknownNameError, UnsupportedError, UsageError
 
-SUPPORTED = "timm Vision Transformers whose blocks hold timm.layers.attention.Attention (ViT, DeiT, DINOv2, CLIP, SigLIP)"
+SUPPORTED = (
+    "timm Vision Transformers whose blocks hold timm.layers.attention.Attention (ViT, DeiT, DINOv2, CLIP, SigLIP)"
+)
 HUB_PROBE_S = 5.0
 
 
@@ -201,4 +203,3 @@ def _unsupported(name: str, reason: str) -> UnsupportedError:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-

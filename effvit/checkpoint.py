@@ -61,7 +61,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             "convert it to safetensors where you trust it: safetensors.torch.save_file(model.state_dict(), PATH)",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}", "copy the file again") from error
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: {_first_line(error)}", "copy the file again"
+        ) from error
     for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -71,7 +73,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return dict(clean_state_dict(content))
 
 
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str, *, new: tuple[str, ...] = ()) -> tuple[str, ...]:
+def load_weights(
+    model: nn.Module, tensors: dict[str, Tensor], source: str, *, new: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """Load `tensors` into `model` and return the names that keep their fresh initialisation.
 
     Only the classifier (when its classes differ) and the parameters in `new` (those a swap has added) may be missing;

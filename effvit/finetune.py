@@ -162,5 +162,3 @@ def _suitable_workers(data: ImageData) -> int:
     """Return how many processes load images: none for images that lie in memory."""
     in_memory = not isinstance(data.train[0].source, Path)
     return 0 if in_memory else min(8, usable_cores())
-
-

@@ -44,7 +44,9 @@ class Recipe:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", f"choose {name} of 1 or more")
         for name in ("learning_rate", "clip_gradient"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} must be positive, not {getattr(self, name)}", "choose a small positive number")
+                raise UsageError(
+                    f"{name} must be positive, not {getattr(self, name)}", "choose a small positive number"
+                )
         for name in ("label_smoothing", "drop_path", "horizontal_flip", "random_erasing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must lie in 0 to 1, not {getattr(self, name)}", "choose a share of 1")

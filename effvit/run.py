@@ -177,7 +177,9 @@ def open_run(folder: Path) -> Run:
     """
     path = folder / RECORD
     if not path.is_file():
-        raise CheckpointError(f"{folder} is not a run: it holds no {RECORD}", "name a folder that `effvit finetune` wrote")
+        raise CheckpointError(
+            f"{folder} is not a run: it holds no {RECORD}", "name a folder that `effvit finetune` wrote"
+        )
     try:
         record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
     except (msgspec.DecodeError, OSError) as error:

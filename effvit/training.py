@@ -155,9 +155,7 @@ class _Trainer:
             on_epoch(record)
         return self.run
 
-    def _train_epoch(
-        self, epoch: int, best: EpochRecord | None, on_step: Callable[[Step], None]
-    ) -> tuple[float, int]:
+    def _train_epoch(self, epoch: int, best: EpochRecord | None, on_step: Callable[[Step], None]) -> tuple[float, int]:
         self.model.train()
         loss_sum, images, steps = 0.0, 0, len(self.loader)
         started = time.perf_counter()

@@ -76,9 +76,7 @@ def make(source: Source, backend: Backend) -> Artifact:
     )
 
 
-def verify(
-    artifact: Artifact, source: Source, backend: Backend, reference: Logits, predicted: Logits
-) -> Artifact:
+def verify(artifact: Artifact, source: Source, backend: Backend, reference: Logits, predicted: Logits) -> Artifact:
     """Compare `predicted` with the `reference`, keep the verdict beside the file, and return the verified artifact.
 
     Raises:

@@ -55,7 +55,9 @@ def export_onnx(source: Source, path: Path) -> Path:
             )
         except torch.onnx.errors.OnnxExporterError as error:
             text = str(error).strip().splitlines()
-            raise ExportError("onnx", f"PyTorch could not export the model: {text[0]}", "report this model to effvit") from error
+            raise ExportError(
+                "onnx", f"PyTorch could not export the model: {text[0]}", "report this model to effvit"
+            ) from error
     assert program is not None  # None is returned by the legacy exporter alone
     proto = program.model_proto
     _add_metadata(proto, source)
@@ -80,7 +82,9 @@ def _check(proto: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError("onnx", f"the exported graph is not valid ONNX: {error}", "report this model to effvit") from error
+        raise ExportError(
+            "onnx", f"the exported graph is not valid ONNX: {error}", "report this model to effvit"
+        ) from error
     shapes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*proto.graph.input, *proto.graph.output)

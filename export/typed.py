@@ -8,7 +8,12 @@ from torch import Tensor, nn
 from effvit.spec import Precision
 
 # TF32 is float32 in memory; the runtime rounds inside its matrix products.
-DTYPES = {Precision.FP32: torch.float32, Precision.TF32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+DTYPES = {
+    Precision.FP32: torch.float32,
+    Precision.TF32: torch.float32,
+    Precision.FP16: torch.float16,
+    Precision.BF16: torch.bfloat16,
+}
 
 
 class TypedModel(nn.Module):

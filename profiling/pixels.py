@@ -44,7 +44,9 @@ class PixelStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._folder.cleanup()
 
     def data_of(self, run: Run) -> ImageData:
@@ -55,9 +57,7 @@ class PixelStore:
         """
         record = run.record.data
         if record.name not in self._data:
-            self._data[record.name] = load_data(
-                record.name, skip_corrupt=bool(record.skipped), progress=self._progress
-            )
+            self._data[record.name] = load_data(record.name, skip_corrupt=bool(record.skipped), progress=self._progress)
         data = self._data[record.name]
         if data.fingerprint != record.fingerprint:
             raise DataError(

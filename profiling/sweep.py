@@ -392,7 +392,9 @@ def _samples(rounds: Sequence[Round], effort: Effort) -> Samples:
         rounds=tuple(index for index, one in enumerate(rounds) for _ in one.seconds),
         warmup=sum(one.warmup for one in rounds),
         clock=CLOCK,
-        stopped=f"{effort.samples} launches and {effort.least_s:g} s" if reached else f"time limit of {effort.most_s:g} s",
+        stopped=f"{effort.samples} launches and {effort.least_s:g} s"
+        if reached
+        else f"time limit of {effort.most_s:g} s",
     )
 
 

@@ -83,7 +83,9 @@ class Worker:
     def evaluate(self, pixels: str, labels: list[int], batch: int) -> dict[str, object]:
         """Count how many of the images in the file `pixels` are classified right."""
         truth = np.asarray(labels, dtype=np.int64)
-        counts = [count_correct(logits, truth[start : start + len(logits)]) for logits, start in self._logits(pixels, batch)]
+        counts = [
+            count_correct(logits, truth[start : start + len(logits)]) for logits, start in self._logits(pixels, batch)
+        ]
         return asdict(merge(counts))
 
     def _logits(self, pixels: str, batch: int) -> Any:

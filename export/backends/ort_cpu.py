@@ -63,7 +63,9 @@ def open_session(artifact: Artifact, threads: int) -> Session:
     try:
         session = ort.InferenceSession(artifact.path, options, providers=[PROVIDER])
     except (ort.capi.onnxruntime_pybind11_state.Fail, *_load_errors(ort)) as error:
-        raise ExportError("open", f"ONNX Runtime cannot load {artifact.path}: {error}", "export the artifact again") from error
+        raise ExportError(
+            "open", f"ONNX Runtime cannot load {artifact.path}: {error}", "export the artifact again"
+        ) from error
     if session.get_providers() != [PROVIDER]:
         raise CheckFailedError(f"asked for {PROVIDER}, got {session.get_providers()}", "reinstall onnxruntime")
     return OrtSession(session)

@@ -33,7 +33,9 @@ class TensorrtSession:
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise ExportError(
-                "open", "TensorRT cannot load the engine: another version or another GPU built it", "export it again here"
+                "open",
+                "TensorRT cannot load the engine: another version or another GPU built it",
+                "export it again here",
             )
         self._context = self._engine.create_execution_context()
         self._stream = torch.cuda.Stream()
@@ -42,7 +44,9 @@ class TensorrtSession:
 
     def bind(self, images: Images) -> None:
         if len(images) > BATCHES[-1]:
-            raise UnsupportedError(f"the engine takes up to {BATCHES[-1]} images, not {len(images)}", "use a smaller --batch")
+            raise UnsupportedError(
+                f"the engine takes up to {BATCHES[-1]} images, not {len(images)}", "use a smaller --batch"
+            )
         self._images = self._torch.from_numpy(images).cuda()
         if not self._context.set_input_shape(self._input, tuple(images.shape)):
             raise ExportError("open", f"the engine refuses images of shape {images.shape}", "export it again")
