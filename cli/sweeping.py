@@ -40,7 +40,8 @@ class SweepDisplay:
 
 def _line(outcome: Outcome) -> str:
     cell = outcome.cell
-    name = f"{cell.model.attention} {cell.workload.resolution} px, batch {cell.workload.batch}, {cell.precision}, {cell.backend}"
+    workload = cell.workload
+    name = f"{cell.model.attention} {workload.resolution} px, batch {workload.batch}, {cell.precision}, {cell.backend}"
     if outcome.evidence is None:
         return f"{name}: {outcome.status}: {outcome.reason}"
     return f"{name}: {median_s(outcome.evidence.samples) * 1e3:.3g} ms"

@@ -59,7 +59,7 @@ class TrainingDisplay(Listener):
         top5 = "" if record.top5 is None else f", top-5 {record.top5:.1%}"
         memory = "" if record.host_peak_bytes is None else f", peak memory {record.host_peak_bytes / 2**20:.0f} MiB"
         say(
-            f"epoch {record.epoch}: loss {record.train_loss:.3f}, held-out loss {record.val_loss:.3f}, top-1 {record.top1:.1%}"
-            f"{top5}; training {record.train_s:.1f} s ({record.images_per_s:.0f} images/s), "
+            f"epoch {record.epoch}: loss {record.train_loss:.3f}, held-out loss {record.val_loss:.3f}, "
+            f"top-1 {record.top1:.1%}{top5}; training {record.train_s:.1f} s ({record.images_per_s:.0f} images/s), "
             f"inference {record.inference_s:.1f} s{memory}"
         )

@@ -6,11 +6,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import timm
 import torch
 from timm.layers.attention import Attention
-from torch import nn
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
 
 from effvit.attention.base import Geometry, InheritedAttention
 from effvit.errors import UnavailableError, UnknownNameError, UnsupportedError, UsageError
@@ -29,7 +31,7 @@ def create_backbone(
     patch: int | None = None,
     drop_path: float = 0.0,
     pretrained: bool = False,
-) -> nn.Module:
+) -> VisionTransformer:
     """Return timm's model `name` with a head for `classes`, for images of `resolution` (height, width) px.
 
     `resolution` None means the model's own. The grid of tokens is fixed: a graph exported from a model that resamples
@@ -46,7 +48,7 @@ def create_backbone(
         raise UnknownNameError("timm model", name, timm.list_models())
     if tag and f"{architecture}.{tag}" not in timm.list_pretrained(f"{architecture}.*"):
         raise UnknownNameError("pretrained tag", name, timm.list_pretrained(f"{architecture}.*"))
-    arguments: dict[str, object] = {"num_classes": classes, "drop_path_rate": drop_path}
+    arguments: dict[str, Any] = {"num_classes": classes, "drop_path_rate": drop_path}
     if patch is not None:
         arguments["patch_size"] = patch
     if resolution is not None:
@@ -58,16 +60,18 @@ def create_backbone(
         return _create_pretrained(name, arguments)
 
 
-def _create(name: str, arguments: dict[str, object], pretrained: bool = False) -> nn.Module:
+def _create(name: str, arguments: dict[str, Any], pretrained: bool = False) -> VisionTransformer:
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, dynamic_img_size=False, **arguments)
+        model = timm.create_model(name, pretrained=pretrained, dynamic_img_size=False, **arguments)
     except TypeError as error:  # a family without one of a ViT's arguments
         raise _unsupported(name, f"timm cannot build it like a ViT ({error})") from error
+    if not isinstance(model, VisionTransformer):
+        raise _unsupported(name, "it is not a plain Vision Transformer")
     attention_layers(model, name)
     return model
 
 
-def _create_pretrained(name: str, arguments: dict[str, object]) -> nn.Module:
+def _create_pretrained(name: str, arguments: dict[str, Any]) -> VisionTransformer:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
@@ -112,27 +116,26 @@ def _answers(url: str) -> bool:
     return True
 
 
-def attention_layers(model: nn.Module, name: str) -> list[nn.Module]:
+def attention_layers(model: VisionTransformer, name: str) -> list[Attention | InheritedAttention]:
     """Return the attention layer of every block, in order; swapped layers included.
 
     Raises:
         UnsupportedError: The model is not a plain Vision Transformer, or a block's attention is of another kind.
     """
-    blocks = getattr(model, "blocks", None)
-    plain = hasattr(model, "num_prefix_tokens") and hasattr(getattr(model, "patch_embed", None), "grid_size")
-    if not isinstance(blocks, nn.Sequential) or not plain or not hasattr(model, "set_input_size"):
-        raise _unsupported(name, "it is not a plain Vision Transformer")
-    layers = []
-    for index, block in enumerate(blocks):
+    if not isinstance(model.patch_embed, PatchEmbed):
+        raise _unsupported(name, f"it cuts images into patches with {type(model.patch_embed).__name__}")
+    layers: list[Attention | InheritedAttention] = []
+    for index, block in enumerate(model.blocks):
         layer = getattr(block, "attn", None)
         # A subclass may compute something else with the same tensors, so only timm's very class is a donor.
-        if type(layer) is not Attention and not isinstance(layer, InheritedAttention):
+        if isinstance(layer, InheritedAttention) or type(layer) is Attention:
+            layers.append(layer)
+        else:
             raise _unsupported(name, f"block {index} holds {type(layer).__name__}")
-        layers.append(layer)
     return layers
 
 
-def geometry_of(model: nn.Module, layer: nn.Module) -> Geometry:
+def geometry_of(model: VisionTransformer, layer: Attention | InheritedAttention) -> Geometry:
     """Return the geometry of the tokens that `layer`, one of the model's attention layers, sees."""
     heads = layer.num_heads if isinstance(layer, Attention) else layer.heads
     return Geometry(
@@ -144,19 +147,19 @@ def geometry_of(model: nn.Module, layer: nn.Module) -> Geometry:
     )
 
 
-def patch_size(model: nn.Module) -> tuple[int, int]:
+def patch_size(model: VisionTransformer) -> tuple[int, int]:
     """Return (height, width) of a patch in px."""
     height, width = model.patch_embed.patch_size
     return height, width
 
 
-def resolution_of(model: nn.Module) -> tuple[int, int]:
+def resolution_of(model: VisionTransformer) -> tuple[int, int]:
     """Return (height, width) in px of the images the model takes now."""
     height, width = model.patch_embed.img_size
     return height, width
 
 
-def set_resolution(model: nn.Module, height: int, width: int) -> None:
+def set_resolution(model: VisionTransformer, height: int, width: int) -> None:
     """Adapt the model to images of `height` x `width` px, in place: position embedding, and every swapped layer.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from effvit.attention.base import InheritedAttention
@@ -11,7 +12,7 @@ from effvit.spec import Cost, ModelSpec
 from effvit.surgery import parse_options, pick_variant
 
 
-def cost_of(model: nn.Module, spec: ModelSpec) -> Cost:
+def cost_of(model: VisionTransformer, spec: ModelSpec) -> Cost:
     """Return the cost of `model`, built from `spec`, at its present resolution.
 
     Raises:
@@ -28,7 +29,8 @@ def cost_of(model: nn.Module, spec: ModelSpec) -> Cost:
     for block, layer in zip(model.blocks, layers, strict=True):
         swapped = isinstance(layer, InheritedAttention)
         attention = (variant if swapped else exact).macs(geometry_of(model, layer), options if swapped else none)
-        macs += attention.total + _linear_macs(block.mlp) * geometry.tokens
+        mlp: nn.Module = block.get_submodule("mlp")
+        macs += attention.total + _linear_macs(mlp) * geometry.tokens
         core += attention.core
     macs += _pooling_macs(model, geometry.tokens) + _linear_macs(model.head)
     return Cost(sum(parameter.numel() for parameter in model.parameters()), macs, core, geometry.tokens)
@@ -39,7 +41,7 @@ def _linear_macs(module: nn.Module) -> int:
     return sum(part.in_features * part.out_features for part in module.modules() if isinstance(part, nn.Linear))
 
 
-def _pooling_macs(model: nn.Module, tokens: int) -> int:
+def _pooling_macs(model: VisionTransformer, tokens: int) -> int:
     """Return the MACs of an attention-pooling head (SigLIP), which runs once on `tokens` tokens; 0 without one."""
     pool = getattr(model, "attn_pool", None)
     if pool is None:
@@ -51,8 +53,9 @@ def _pooling_macs(model: nn.Module, tokens: int) -> int:
     latents = pool.latent_len
     width = pool.q.out_features
     mlp = _linear_macs(pool.mlp) if pool.mlp is not None else 0
-    return (
+    pooling: int = (
         latents * (_linear_macs(pool.q) + _linear_macs(pool.proj) + mlp)
         + tokens * _linear_macs(pool.kv)
         + 2 * latents * tokens * width
     )
+    return pooling

@@ -60,10 +60,7 @@ class UnknownNameError(UsageError):
         names = sorted(known)
         closest = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         message = f"there is no {what} named {name!r}"
-        if closest:
-            hint = f"did you mean {' or '.join(closest)}?"
-        else:
-            hint = f"choose one of: {', '.join(names)}"
+        hint = f"did you mean {' or '.join(closest)}?" if closest else f"choose one of: {', '.join(names)}"
         super().__init__(message, hint)
         self.closest = tuple(closest)
 

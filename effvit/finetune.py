@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -104,7 +104,7 @@ def _initial(request: Finetuning, data: ImageData) -> InitialModel:
 def _recipe(request: Finetuning, data: ImageData, initial: InitialModel) -> Recipe:
     recipe = default_recipe(data.hints, from_scratch=initial.weights.origin == "random")
     changes = dict(request.recipe or {})
-    known = [field for field in Recipe.__slots__]
+    known = [field.name for field in fields(Recipe)]
     for field in changes:
         if field not in known:
             raise UnknownNameError("recipe field", field, known)

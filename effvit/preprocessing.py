@@ -65,7 +65,7 @@ def preprocessing_of(model: nn.Module) -> Preprocessing:
     """
     from timm.data.config import resolve_model_data_config
 
-    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    config = resolve_model_data_config(model)
     mean, std = config["mean"], config["std"]
     if len(mean) != 3 or len(std) != 3:
         raise UnsupportedError(f"the model takes {len(mean)} channels, not 3", "choose a model for RGB images")

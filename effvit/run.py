@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from torch import nn
+from timm.models.vision_transformer import VisionTransformer
 
 from effvit.backbone import set_resolution
 from effvit.checkpoint import load_weights, read_weights
@@ -128,7 +128,7 @@ class Run:
         except msgspec.DecodeError as error:
             raise CheckpointError(f"{path} is damaged: {error}", "delete the file to lose only the history") from error
 
-    def model(self, height: int | None = None, width: int | None = None) -> nn.Module:
+    def model(self, height: int | None = None, width: int | None = None) -> VisionTransformer:
         """Return the trained model in evaluation mode, at its training resolution or another (px).
 
         Raises:

@@ -1,4 +1,4 @@
-"""Values that name what is measured: precision, workload, model, and its cost on paper. Standard library only, frozen, hashable."""
+"""Values that name what is measured: precision, workload, model, cost. Standard library only, frozen, hashable."""
 
 from __future__ import annotations
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
+from typing import Any
 
 import msgspec
-from torch import nn
+from timm.models.vision_transformer import VisionTransformer
 
-from effvit.attention.base import AttentionVariant
+from effvit.attention.base import AttentionVariant, InheritedAttention
 from effvit.backbone import attention_layers, create_backbone, geometry_of
-from effvit.errors import UnknownNameError, UsageError
+from effvit.errors import UnknownNameError, UnsupportedError, UsageError
 from effvit.registry import discover, pick
 from effvit.spec import ModelSpec, OptionValue
 
@@ -44,7 +45,7 @@ def pick_variant(name: str) -> AttentionVariant:
 
 
 def replace_attention(
-    model: nn.Module,
+    model: VisionTransformer,
     variant: AttentionVariant,
     options: Sequence[tuple[str, OptionValue]] = (),
     layers: Sequence[int] | None = None,
@@ -60,9 +61,12 @@ def replace_attention(
     before = set(model.state_dict())
     parsed = parse_options(variant, options)
     for index in chosen:
-        geometry = geometry_of(model, donors[index])
+        donor = donors[index]
+        if isinstance(donor, InheritedAttention):
+            raise UnsupportedError(f"block {index} was swapped before", "start from a model with timm's own attention")
+        geometry = geometry_of(model, donor)
         parsed = variant.resolve(parsed, geometry)
-        model.blocks[index].attn = variant.build(geometry, parsed, donors[index])
+        model.blocks[index].attn = variant.build(geometry, parsed, donor)
     after = tuple(model.state_dict())
     return Surgery(
         options=tuple(sorted(asdict(parsed).items())),
@@ -71,7 +75,7 @@ def replace_attention(
     )
 
 
-def model_from_spec(spec: ModelSpec) -> nn.Module:
+def model_from_spec(spec: ModelSpec) -> VisionTransformer:
     """Return a freshly initialised model of this specification, at the resolution its weights belong to.
 
     Raises:
@@ -82,7 +86,7 @@ def model_from_spec(spec: ModelSpec) -> nn.Module:
     return model
 
 
-def parse_options(variant: AttentionVariant, pairs: Sequence[tuple[str, OptionValue]]) -> object:
+def parse_options(variant: AttentionVariant, pairs: Sequence[tuple[str, OptionValue]]) -> Any:
     """Return the variant's options from pairs; values may be text, as they come from a command line.
 
     Raises:

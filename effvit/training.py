@@ -11,12 +11,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from timm.data import Mixup
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.data.mixup import Mixup
+from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.models.vision_transformer import VisionTransformer
 from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from timm.utils import random_seed
+from timm.scheduler.scheduler_factory import create_scheduler_v2
+from timm.utils.random import random_seed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +28,6 @@ from effvit.errors import CheckFailedError, EffvitError, UsageError
 from effvit.evaluate import count_correct, merge
 from effvit.images import ImageDataset, ImageLoader, pixel_batches
 from effvit.preprocessing import Preprocessing, normalise, training_transform
-from effvit.recipe import Recipe
 from effvit.run import LAST, WEIGHTS, EpochRecord, Run, with_weights
 
 EVALUATION_BATCH = 128
@@ -57,7 +57,7 @@ class Validation:
 
 def train(
     run: Run,
-    model: nn.Module,
+    model: VisionTransformer,
     data: ImageData,
     *,
     device: torch.device,
@@ -89,7 +89,11 @@ def train(
 
 
 def validate(
-    model: nn.Module, data: ImageData, preprocessing: Preprocessing, resolution: tuple[int, int], device: torch.device
+    model: VisionTransformer,
+    data: ImageData,
+    preprocessing: Preprocessing,
+    resolution: tuple[int, int],
+    device: torch.device,
 ) -> Validation:
     """Return accuracy and loss of `model` on the held-out part at `resolution` (height, width) px.
 
@@ -120,7 +124,7 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 class _Trainer:
-    def __init__(self, run: Run, model: nn.Module, data: ImageData, device: torch.device, workers: int) -> None:
+    def __init__(self, run: Run, model: VisionTransformer, data: ImageData, device: torch.device, workers: int) -> None:
         recipe = run.record.recipe
         random_seed(recipe.seed)
         self.run, self.data, self.device, self.recipe = run, data, device, recipe
@@ -170,7 +174,17 @@ class _Trainer:
             images += len(labels)
             self.scheduler.step_update(epoch * steps + step + 1)
             rate = images / (time.perf_counter() - started)
-            on_step(Step(epoch, self.recipe.epochs, step + 1, steps, loss_sum / images, rate, best and best.top1))
+            on_step(
+                Step(
+                    epoch,
+                    self.recipe.epochs,
+                    step + 1,
+                    steps,
+                    loss_sum / images,
+                    rate,
+                    None if best is None else best.top1,
+                )
+            )
         return loss_sum / images, images
 
     def _step(self, images: Tensor, labels: Tensor) -> float:
@@ -223,6 +237,7 @@ class _Trainer:
 
     def _scheduler(self) -> Scheduler:
         recipe = self.recipe
+        scheduler: Scheduler
         scheduler, _ = create_scheduler_v2(
             self.optimizer,
             "cosine",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from timm.models.vision_transformer import VisionTransformer
 
 from effvit.backbone import check_resolution, create_backbone, patch_size, set_resolution
 from effvit.checkpoint import load_weights, read_weights
@@ -20,7 +19,7 @@ AUTO, PRETRAINED, NONE = "auto", "pretrained", "none"
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What to build: a timm backbone, its classes, its input (height, width) in px, its patch size in px, its attention.
+    """What to build: a timm backbone, its classes, its attention, its input (height, width) and patch size in px.
 
     `resolution` and `patch` None mean the backbone's own; `layers` None means every block.
     """
@@ -38,7 +37,7 @@ class Architecture:
 class InitialModel:
     """A model ready to be trained, how it was made, and what a reader of its results must be warned of."""
 
-    model: nn.Module
+    model: VisionTransformer
     surgery: Surgery
     weights: WeightsRecord
     warnings: tuple[str, ...] = ()
@@ -67,7 +66,7 @@ def initial_model(architecture: Architecture, weights: str) -> InitialModel:
     return _from_checkpoint(architecture, Path(weights))
 
 
-def _backbone(architecture: Architecture, *, pretrained: bool = False) -> nn.Module:
+def _backbone(architecture: Architecture, *, pretrained: bool = False) -> VisionTransformer:
     # Named before timm is asked for the hub: a misspelt variant must not wait for the network.
     pick_variant(architecture.attention)
     return create_backbone(
@@ -80,7 +79,7 @@ def _backbone(architecture: Architecture, *, pretrained: bool = False) -> nn.Mod
 
 
 def _swapped(
-    architecture: Architecture, model: nn.Module, asked: str, origin: str, warnings: tuple[str, ...] = ()
+    architecture: Architecture, model: VisionTransformer, asked: str, origin: str, warnings: tuple[str, ...] = ()
 ) -> InitialModel:
     surgery = _swap(architecture, model)
     inherited = len(surgery.inherited) if origin == "pretrained" else 0
@@ -90,6 +89,9 @@ def _swapped(
 
 
 def _from_checkpoint(architecture: Architecture, path: Path) -> InitialModel:
+    start = architecture.resolution
+    target: tuple[int, int] | None = None
+    file = path
     if path.is_dir():
         if not (path / RECORD).is_file():
             raise CheckpointError(f"{path} holds no run", "name a run folder, or a checkpoint file inside it")
@@ -104,8 +106,6 @@ def _from_checkpoint(architecture: Architecture, path: Path) -> InitialModel:
         # fit only there.
         start, target = spec.trained, architecture.resolution
         check_resolution(architecture.backbone, target or start, spec.patch or 1)
-    else:
-        file, start, target = path, architecture.resolution, None
     tensors = read_weights(file)
     model = create_backbone(
         architecture.backbone, classes=architecture.classes, resolution=start, patch=architecture.patch
@@ -118,11 +118,11 @@ def _from_checkpoint(architecture: Architecture, path: Path) -> InitialModel:
     return InitialModel(model, surgery, record)
 
 
-def _swap(architecture: Architecture, model: nn.Module) -> Surgery:
+def _swap(architecture: Architecture, model: VisionTransformer) -> Surgery:
     variant = pick_variant(architecture.attention)
     return replace_attention(model, variant, architecture.options, architecture.layers)
 
 
-def square_patch(model: nn.Module) -> int:
+def square_patch(model: VisionTransformer) -> int:
     """Return the side of the model's patches in px."""
     return patch_size(model)[0]

@@ -20,7 +20,7 @@ from effvit.registry import discover, pick
 from effvit.spec import Cost, ModelSpec, Precision
 
 if TYPE_CHECKING:
-    from torch import nn
+    from timm.models.vision_transformer import VisionTransformer
 
     from effvit.run import Run
 
@@ -90,7 +90,7 @@ class Source:
     width: int
     precision: Precision
 
-    def model(self) -> nn.Module:
+    def model(self) -> VisionTransformer:
         """Return the trained fp32 model at this resolution, in evaluation mode."""
         return self.run.model(self.height, self.width)
 

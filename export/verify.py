@@ -55,8 +55,8 @@ def check(parity: Parity, reference: Logits, artifact: Artifact) -> None:
     if close and parity.decisive_agreement >= LEAST_AGREEMENT:
         return
     raise MismatchError(
-        f"the {artifact.precision} artifact of {artifact.model.attention} at {artifact.height} px differs from PyTorch: "
-        f"logits by up to {parity.max_abs:.3g} (allowed {tolerance:.3g}), cosine {parity.cosine:.6f}, "
+        f"the {artifact.precision} artifact of {artifact.model.attention} at {artifact.height} px is not the PyTorch "
+        f"model: logits differ by up to {parity.max_abs:.3g} (allowed {tolerance:.3g}), cosine {parity.cosine:.6f}, "
         f"same class for {parity.agreement:.1%} of {parity.images} images",
         "export in fp32, or use a variant that keeps this precision",
         max_abs=parity.max_abs,

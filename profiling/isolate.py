@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 import effvit
 from effvit.accuracy import Accuracy
 from effvit.export.base import Artifact
@@ -80,12 +82,12 @@ class IsolatedWorker:
         result = self._call(
             "open", backend=backend, artifact=asdict(artifact), batch=batch, threads=threads, pixels=str(pixels)
         )
-        return result["open_s"], result["first_s"], HostMemory(**result["memory"])
+        return result["open_s"], result["first_s"], msgspec.convert(result["memory"], HostMemory)
 
     def round(self, samples: int, least_s: float, most_s: float, warmup_s: float) -> Round:
         """Time one round."""
         result = self._call("round", samples=samples, least_s=least_s, most_s=most_s, warmup_s=warmup_s)
-        return Round(**{**result, "seconds": tuple(result["seconds"])})
+        return msgspec.convert(result, Round)
 
     def predict(self, pixels: Path, out: Path, batch: int) -> None:
         """Write the logits of the images in `pixels` to `out`."""
@@ -94,7 +96,7 @@ class IsolatedWorker:
     def evaluate(self, pixels: Path, labels: list[int], batch: int) -> Accuracy:
         """Return how many of the images in `pixels` are classified right."""
         result = self._call("evaluate", pixels=str(pixels), labels=labels, batch=batch)
-        return Accuracy(**{key: tuple(value) if isinstance(value, list) else value for key, value in result.items()})
+        return msgspec.convert(result, Accuracy)
 
     def close(self) -> None:
         """End the process, and everything it started."""

@@ -9,8 +9,9 @@ from typing import BinaryIO
 
 import msgspec
 
+from effvit.accuracy import Accuracy
 from effvit.errors import ResultError, UsageError
-from effvit.profiling.records import SCHEMA, Accuracy, Outcome
+from effvit.profiling.records import SCHEMA, Outcome
 from effvit.storage import storage_errors
 
 _DECODER = msgspec.json.Decoder(Outcome, strict=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from effvit.errors import ExportError, MismatchError, UnsupportedError, UsageErr
 from effvit.export.base import Artifact, Backend, Source, backends, pick_backend
 from effvit.export.cache import find, make, reference_logits, verify
 from effvit.profiling.isolate import CellFailure, IsolatedWorker
-from effvit.profiling.pixels import Pixels, PixelStore
+from effvit.profiling.pixels import PixelStore
 from effvit.profiling.records import (
     ArtifactFacts,
     Cell,
@@ -258,17 +259,17 @@ class _Sweep:
 
     def finish(self, group: Group, run: Run, result: Evidence | Refusal) -> None:
         """Write the outcome of one cell."""
-        refused = isinstance(result, Refusal)
+        refusal = result if isinstance(result, Refusal) else None
         outcome = Outcome(
             cell=group.cell(run),
-            status=result.status if refused else "ok",
+            status=refusal.status if refusal else "ok",
             environment=self.environment,
             run=run.name,
             data=run.record.data.name,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            evidence=None if refused else result,
-            stage=result.stage if refused else None,
-            reason=result.reason if refused else "",
+            evidence=None if isinstance(result, Refusal) else result,
+            stage=refusal.stage if refusal else None,
+            reason=refusal.reason if refusal else "",
             notes=_notes(run, group.workload),
         )
         append(self.results, outcome)
@@ -299,12 +300,12 @@ class _GroupMeasurement:
         self.sweep.listener.stage(f"opening {self.group}")
         workers = {run.name: stack.enter_context(IsolatedWorker(self.effort.timeout_s)) for run in self.runs}
         for run in self.runs:
-            self._attempt(run, "open", lambda run=run: workers[run.name].prepare(self.group.backend.name))
+            self._attempt(run, "open", partial(workers[run.name].prepare, self.group.backend.name))
         for run in self._alive():
-            self._attempt(run, "open", lambda run=run: workers[run.name].ready())
+            self._attempt(run, "open", workers[run.name].ready)
         # One after the other, with every runtime imported and idle: loading and the first launch are timed.
         for run in self._alive():
-            self._attempt(run, "open", lambda run=run: self._open_one(run, workers[run.name]))
+            self._attempt(run, "open", partial(self._open_one, run, workers[run.name]))
 
     def _open_one(self, run: Run, worker: IsolatedWorker) -> None:
         artifact = self.artifacts[run.name]
@@ -315,14 +316,14 @@ class _GroupMeasurement:
         self.opened[run.name] = _Opened(worker, artifact, *opened)
 
     def _time(self) -> None:
-        effort, rounds = self.effort, self.effort.rounds
+        rounds = self.effort.rounds
         order = random.Random(self.comparison)
         for index in range(rounds):
             self.sweep.listener.stage(f"measuring {self.group}: round {index + 1} of {rounds}")
             turn = self._alive()
             order.shuffle(turn)
             for run in turn:
-                self._attempt(run, "measure", lambda run=run: self._time_one(run))
+                self._attempt(run, "measure", partial(self._time_one, run))
 
     def _time_one(self, run: Run) -> None:
         effort, rounds = self.effort, self.effort.rounds

@@ -16,7 +16,7 @@ from effvit.errors import UnsupportedError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The tokens one attention layer sees: `prefix_tokens` first, then `grid` = (rows, columns) of patches, row by row."""
+    """The tokens one attention layer sees: `prefix_tokens`, then a `grid` = (rows, columns) of patches, row by row."""
 
     dim: int
     heads: int
@@ -71,8 +71,8 @@ class AttentionVariant:
     `options` is a frozen dataclass type that validates itself (UsageError). `resolve(options, geometry)` fills in what
     depends on the geometry the model is trained at, so that the result means the same at every later resolution.
     `build(geometry, options, donor)` returns a layer `(batch, tokens, dim) -> (batch, tokens, dim)` that takes over the
-    donor's modules under their own names; parameters it does not share with the donor are new. `macs(geometry, options)`
-    counts one layer, one image.
+    donor's modules under their own names; parameters it does not share with the donor are new.
+    `macs(geometry, options)` counts one layer, one image.
     """
 
     name: str

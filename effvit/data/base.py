@@ -35,7 +35,8 @@ class Sample:
 class DataDefaults:
     """What suits a data set where the user says nothing; `resolution` is in px, None for the model's own.
 
-    `scratch_learning_rate` is the peak rate for training from random weights, `study_resolutions` (px) are what a study profiles; the last four are an `Augmentation`.
+    `scratch_learning_rate` is the peak rate for training from random weights, `study_resolutions` (px) are what a study
+    profiles. `crop_scale` and all from `horizontal_flip` on, but the resolutions, are an `Augmentation`.
     """
 
     model: str

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from effvit.accuracy import Accuracy
 from effvit.profiling import stats
 from effvit.profiling.metrics.base import Metric, Reading
-from effvit.profiling.records import Accuracy, Evidence
+from effvit.profiling.records import Evidence
 
 _NAMES = ("accuracy.top1", "accuracy.top5", "accuracy.balanced_top1")
 

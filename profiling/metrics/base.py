@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from effvit.profiling.records import Evidence
+from effvit.registry import discover
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +37,9 @@ class Metric:
     better: Literal["lower", "higher"]
     summary: str
     measure: Callable[[Evidence], tuple[Reading, ...]]
+
+
+@cache
+def metrics() -> Mapping[str, Metric]:
+    """Return every metric by name."""
+    return discover("effvit.profiling.metrics", "METRIC", Metric)

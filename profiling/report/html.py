@@ -12,8 +12,9 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from effvit.environment import Environment
 from effvit.profiling import results
-from effvit.profiling.records import SCHEMA, Environment
+from effvit.profiling.records import SCHEMA
 from effvit.profiling.report import display, quantities, summary
 from effvit.profiling.report.figures import FIGURES, Figure, drawable
 from effvit.profiling.report.rows import BASELINE, Row, contexts, variant_order

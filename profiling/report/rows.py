@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from effvit.profiling import stats
 from effvit.profiling.metrics.base import Metric, Reading
-from effvit.profiling.records import Cost, Evidence, Outcome
+from effvit.profiling.records import Evidence, Outcome
 from effvit.profiling.report import pareto
 from effvit.profiling.stats import Estimate
 from effvit.registry import discover
-from effvit.spec import Precision, Workload
+from effvit.spec import Cost, Precision, Workload
 
 BASELINE = "softmax"
 

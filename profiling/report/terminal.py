@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from effvit.profiling.records import Environment
+from effvit.environment import Environment
 from effvit.profiling.report import display
 from effvit.profiling.report.display import Column
 from effvit.profiling.report.rows import BASELINE, Row
