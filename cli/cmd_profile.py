@@ -66,7 +66,8 @@ def profile(
     from effvit.cli.sweeping import SweepDisplay
     from effvit.environment import usable_cores
     from effvit.profiling.pixels import PixelStore
-    from effvit.profiling.sweep import Effort, Plan, available_backends, run_sweep
+    from effvit.profiling.plan import Effort, Plan, available_backends
+    from effvit.profiling.sweep import run_sweep
     from effvit.run import resolve_runs
 
     chosen = resolve_runs(runs, run or [], names_from_text(attn))

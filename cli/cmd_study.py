@@ -69,9 +69,9 @@ def study(
     from effvit.cli.sweeping import SweepDisplay
     from effvit.data.base import load_data
     from effvit.environment import usable_cores
+    from effvit.profiling.plan import Effort, available_backends
     from effvit.profiling.report.writer import write_report
     from effvit.profiling.study import Study, run_study
-    from effvit.profiling.sweep import Effort, available_backends
     from effvit.surgery import attention_variants, pick_variant
 
     attentions = [pick_variant(name).name for name in names_from_text(attn)] or sorted(attention_variants())

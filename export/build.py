@@ -24,10 +24,9 @@ def verified_artifact(source: Source, backend: Backend, pixels: Path, threads: i
         ExportError: It cannot be made.
         MismatchError: It is not the model it was made from.
     """
-    known = find(source, backend)
-    if known is not None:
-        return known
-    artifact = make(source, backend)
+    artifact = find(source, backend) or make(source, backend)
+    if artifact.parity is not None:
+        return artifact
     images = np.load(pixels)
     session = backend.open(artifact, threads)
     predicted = predict(session, normalise(images, artifact.preprocessing), BATCH)

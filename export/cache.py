@@ -34,18 +34,20 @@ def reference_logits(source: Source, pixels: np.ndarray) -> Logits:
 
 
 def find(source: Source, backend: Backend) -> Artifact | None:
-    """Return the verified artifact made earlier from exactly this, or None."""
-    sidecar = _sidecar(source, backend)
-    if not sidecar.is_file():
-        return None
-    try:
-        artifact = msgspec.json.decode(sidecar.read_bytes(), type=Artifact)
-    except msgspec.DecodeError:
-        return None  # damaged: it is made again
-    path = source.run.folder / artifact.path
-    artifact = replace(artifact, path=str(path.resolve()))
-    whole = path.is_file() and path.stat().st_size == artifact.size_bytes and sha256_of(path) == artifact.sha256
-    return artifact if whole and artifact.parity is not None else None
+    """Return the artifact made earlier from exactly this, or None.
+
+    Its parity is that of `backend`: None where only another backend, which shares the file, has verified it.
+    """
+    own = _sidecar(source, backend)
+    for sidecar in (own, *sorted(own.parent.glob(f"{_stem(source, backend)}.*.json"))):
+        artifact = _read(sidecar)
+        if artifact is None:
+            continue
+        path = source.run.folder / artifact.path
+        if path.is_file() and path.stat().st_size == artifact.size_bytes and sha256_of(path) == artifact.sha256:
+            parity = artifact.parity if sidecar == own else None
+            return replace(artifact, path=str(path.resolve()), parity=parity)
+    return None
 
 
 def make(source: Source, backend: Backend) -> Artifact:
@@ -57,7 +59,7 @@ def make(source: Source, backend: Backend) -> Artifact:
         StorageError: The disk is full, or the folder cannot be written.
     """
     started = time.perf_counter()
-    path = backend.export(source, _sidecar(source, backend).with_suffix(backend.suffix))
+    path = backend.export(source, _folder(source) / f"{_stem(source, backend)}{backend.suffix}")
     record = source.run.record
     return Artifact(
         format=backend.format,
@@ -92,14 +94,30 @@ def verify(artifact: Artifact, source: Source, backend: Backend, reference: Logi
     return verified
 
 
+def _read(sidecar: Path) -> Artifact | None:
+    try:
+        return msgspec.json.decode(sidecar.read_bytes(), type=Artifact)
+    except (FileNotFoundError, msgspec.DecodeError):  # damaged: the artifact is made again
+        return None
+
+
+def _folder(source: Source) -> Path:
+    return source.run.folder / FOLDER
+
+
 def _sidecar(source: Source, backend: Backend) -> Path:
+    """Return where the verdict of one backend on an artifact lies, beside the artifact."""
+    return _folder(source) / f"{_stem(source, backend)}.{backend.name}.json"
+
+
+def _stem(source: Source, backend: Backend) -> str:
+    """Return the name of an artifact without its suffix: readable, and different for whatever it is made of."""
     spec = source.run.record.spec
     if spec.weights is None:
         raise CheckpointError(f"the run {source.run.name} has no weights yet", "let `effvit finetune` finish an epoch")
     versions = [(tool, package_version(tool)) for tool in TOOLS]
     devices = capture_environment().gpus if backend.device_bound else ()
     made_of = [spec, source.height, source.width, source.precision, backend.format, versions, devices]
-    content = msgspec.json.encode(made_of)
+    digest = hashlib.sha256(msgspec.json.encode(made_of)).hexdigest()[:10]
     size = str(source.height) if source.height == source.width else f"{source.height}x{source.width}"
-    name = f"{spec.attention}-{size}px-{source.precision}-{hashlib.sha256(content).hexdigest()[:10]}"
-    return source.run.folder / FOLDER / f"{name}.json"
+    return f"{spec.attention}-{size}px-{source.precision}-{digest}"

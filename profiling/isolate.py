@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,8 @@ from effvit.accuracy import Accuracy
 from effvit.export.base import Artifact
 from effvit.profiling.records import HostMemory, Status
 from effvit.profiling.timer import Round
+
+WORKER = (sys.executable, "-m", "effvit.profiling.worker")
 
 
 class CellFailure(Exception):  # noqa: N818  # not an error of the program: it becomes a row
@@ -35,13 +38,13 @@ class CellFailure(Exception):  # noqa: N818  # not an error of the program: it b
 class IsolatedWorker:
     """A worker process; use it in a `with` block. All calls raise CellFailure."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, program: Sequence[str] = WORKER) -> None:
         calls_in, calls_out = os.pipe()
         answers_in, answers_out = os.pipe()
         # The worker imports the effvit that started it, wherever that lies.
         path = os.pathsep.join(filter(None, [str(Path(effvit.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "effvit.profiling.worker", str(calls_in), str(answers_out)],
+            [*program, str(calls_in), str(answers_out)],
             pass_fds=(calls_in, answers_out),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -56,8 +59,15 @@ class IsolatedWorker:
         self._answers = answers_in
         self._received = b""
         # Only time spent waiting for this worker counts: parked beside others it must not age.
-        self._left_s = timeout_s
-        self._timeout_s = timeout_s
+        self.limit(timeout_s)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def limit(self, timeout_s: float) -> None:
+        """Give the worker `timeout_s` seconds of work from now on."""
+        self.left_s = self._timeout_s = timeout_s
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +108,13 @@ class IsolatedWorker:
         result = self._call("evaluate", pixels=str(pixels), labels=labels, batch=batch)
         return msgspec.convert(result, Accuracy)
 
+    def hang_up(self) -> None:
+        """Close the pipe of calls, which tells the worker to end; what happens, too, when this process is killed."""
+        self._calls.close()
+
     def close(self) -> None:
         """End the process, and everything it started."""
-        self._calls.close()
+        self.hang_up()
         if self._process.poll() is None:
             self._kill()
         self._process.wait()
@@ -119,8 +133,8 @@ class IsolatedWorker:
     def _receive(self) -> dict[str, Any]:
         while b"\n" not in self._received:
             started = time.monotonic()
-            answered = select.select([self._answers], [], [], max(0.0, self._left_s))[0]
-            self._left_s -= time.monotonic() - started
+            answered = select.select([self._answers], [], [], max(0.0, self.left_s))[0]
+            self.left_s -= time.monotonic() - started
             if not answered:
                 self._kill()
                 raise CellFailure("timeout", f"took longer than {self._timeout_s:g} s")

@@ -14,9 +14,10 @@ from effvit.errors import CheckpointError, UsageError
 from effvit.finetune import Finetuning, finetune
 from effvit.finetune import Listener as TrainingListener
 from effvit.profiling.pixels import PixelStore
+from effvit.profiling.plan import Effort, Plan
 from effvit.profiling.records import Outcome
-from effvit.profiling.sweep import Effort, Plan, run_sweep
 from effvit.profiling.sweep import Listener as SweepListener
+from effvit.profiling.sweep import run_sweep
 from effvit.run import RECORD, Run, open_run
 from effvit.spec import Precision
 from effvit.storage import make_folder, write_atomically

@@ -1,0 +1,98 @@
+"""What a sweep measures and how long: axes expanded into groups of comparable cells."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from effvit.backbone import check_resolution
+from effvit.errors import UsageError
+from effvit.export.base import Backend, Source, backends, pick_backend
+from effvit.profiling.records import Cell
+from effvit.run import Run
+from effvit.spec import Precision, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The axes of a sweep; every combination is a cell. Resolutions are (height, width) px."""
+
+    runs: tuple[Run, ...]
+    resolutions: tuple[tuple[int, int], ...]
+    batches: tuple[int, ...]
+    precisions: tuple[Precision, ...]
+    backends: tuple[str, ...]
+
+    def check(self) -> None:
+        """Check what can be known before anything is made.
+
+        Raises:
+            UsageError: A resolution that a run's patch size does not divide, a batch below 1, two runs alike.
+            UnknownNameError: An unknown backend.
+            BackendUnavailableError: A backend that is not on this machine.
+        """
+        for name in self.backends:
+            pick_backend(name).require()
+        specs = [run.record.spec for run in self.runs]
+        for spec in specs:
+            for resolution in self.resolutions:
+                check_resolution(spec.backbone, resolution, spec.patch or 1)
+        if len(set(specs)) < len(specs):
+            raise UsageError("the same run is named twice", "name every run once")
+        for batch in self.batches:
+            Workload(batch, 1, 1)
+
+    def groups(self) -> list[Group]:
+        """Return what is measured together: cells alike in everything but the run."""
+        axes = itertools.product(self.resolutions, self.precisions, self.backends, self.batches)
+        return [
+            Group(pick_backend(backend), precision, Workload(batch, *resolution))
+            for resolution, precision, backend, batch in axes
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Cells that differ in the run alone and are measured in the same interleaved rounds."""
+
+    backend: Backend
+    precision: Precision
+    workload: Workload
+
+    def cell(self, run: Run) -> Cell:
+        return Cell(run.record.spec, self.backend.name, self.precision, self.workload)
+
+    def source(self, run: Run) -> Source:
+        return Source(run, self.workload.height, self.workload.width, self.precision)
+
+    def __str__(self) -> str:
+        return f"{self.workload.resolution} px, batch {self.workload.batch}, {self.precision}, {self.backend.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure: over all rounds together `samples` launches and `least_s` seconds a cell, `most_s` at most.
+
+    `timeout_s` bounds a cell's process; `threads` is what runtimes are told to use. Accuracy is measured on
+    `eval_images` held-out images (0: all of them), artifacts are verified on `verify_images`.
+    """
+
+    threads: int
+    rounds: int = 5
+    samples: int = 30
+    least_s: float = 1.0
+    most_s: float = 20.0
+    warmup_s: float = 0.1
+    timeout_s: float = 600.0
+    eval_images: int = 500
+    verify_images: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "rounds", "samples", "verify_images"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "choose 1 or more")
+
+
+def available_backends() -> tuple[str, ...]:
+    """Return the names of the backends that can run on this machine."""
+    return tuple(name for name, backend in backends().items() if backend.unavailable() is None)

@@ -1,0 +1,147 @@
+"""Backends that misbehave, for real: each is ONNX Runtime with one thing wrong.
+
+Run as a program this is a measuring worker that knows them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from effvit.export.base import Artifact, Backend, Images, Logits, Session, backends, pick_backend
+from effvit.profiling.isolate import IsolatedWorker
+
+
+class Wrapped:
+    """A session that passes everything on."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def bind(self, images: Images) -> None:
+        self.session.bind(images)
+
+    def launch(self) -> None:
+        self.session.launch()
+
+    def synchronize(self) -> None:
+        self.session.synchronize()
+
+    def logits(self) -> Logits:
+        return self.session.logits()
+
+
+class Lying(Wrapped):
+    """Computes something else than it was asked for."""
+
+    def logits(self) -> Logits:
+        return self.session.logits() + np.linspace(0, 1, 10, dtype=np.float32)
+
+
+class NotFinite(Wrapped):
+    def logits(self) -> Logits:
+        return np.full_like(self.session.logits(), np.nan)
+
+
+class DiesWhenMeasured(Wrapped):
+    """Works until it has been launched as often as opening and verifying need, then crashes."""
+
+    launches = 0
+
+    def launch(self) -> None:
+        self.launches += 1
+        if self.launches > 10:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        self.session.launch()
+
+
+class Counting(Wrapped):
+    """Leaves the batches it was bound to in a file named after its process."""
+
+    def bind(self, images: Images) -> None:
+        with _bound(os.getpid()).open("a") as stream:
+            stream.write(f"{len(images)}\n")
+        self.session.bind(images)
+
+
+def _bound(pid: int) -> Path:
+    return Path(tempfile.gettempdir()) / f"effvit-test-bound-{pid}"
+
+
+def bound_batches(pid: int) -> list[int]:
+    """Return the batches that the `counting` backend of process `pid` was bound to, and forget them."""
+    text = _bound(pid).read_text()
+    _bound(pid).unlink()
+    return [int(line) for line in text.splitlines()]
+
+
+class Chatty(Wrapped):
+    def launch(self) -> None:
+        os.write(1, b'{"result": "not an answer"}\n')
+        self.session.launch()
+
+
+def opened(artifact: Artifact, threads: int) -> Session:
+    return pick_backend("ort-cpu").open(artifact, threads)
+
+
+def crash(artifact: Artifact, threads: int) -> Session:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError
+
+
+def killed(artifact: Artifact, threads: int) -> Session:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def hang(artifact: Artifact, threads: int) -> Session:
+    time.sleep(3600)
+    raise AssertionError
+
+
+def eat_memory(artifact: Artifact, threads: int) -> Session:
+    raise MemoryError
+
+
+def leave(artifact: Artifact, threads: int) -> Session:
+    os._exit(7)
+
+
+def fake(name: str, **changes: object) -> Backend:
+    return replace(pick_backend("ort-cpu"), name=name, **changes)
+
+
+def fakes() -> dict[str, Backend]:
+    made = (
+        fake("crashing", open=crash),
+        fake("killed", open=killed),
+        fake("hanging", open=hang),
+        fake("hungry", open=eat_memory),
+        fake("leaving", open=leave),
+        fake("lying", open=lambda artifact, threads: Lying(opened(artifact, threads))),
+        fake("not-finite", open=lambda artifact, threads: NotFinite(opened(artifact, threads))),
+        fake("dying", open=lambda artifact, threads: DiesWhenMeasured(opened(artifact, threads))),
+        fake("counting", open=lambda artifact, threads: Counting(opened(artifact, threads))),
+        fake("chatty", open=lambda artifact, threads: Chatty(opened(artifact, threads))),
+    )
+    return {backend.name: backend for backend in made}
+
+
+def start_worker(timeout_s: float) -> IsolatedWorker:
+    """Start a worker that knows the fakes."""
+    return IsolatedWorker(timeout_s, program=(sys.executable, str(Path(__file__))))
+
+
+if __name__ == "__main__":
+    from effvit.profiling.worker import main
+
+    backends().update(fakes())  # type: ignore[attr-defined]  # discovery returns a dict
+    main()

@@ -1,0 +1,170 @@
+"""Workers that crash, hang, eat memory or talk too much: each is a result with its reason."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fakes
+import numpy as np
+import psutil
+import pytest
+from untrained_runs import make_run
+
+from effvit.export.base import Artifact, Source, pick_backend
+from effvit.export.cache import make, reference_logits
+from effvit.profiling.isolate import CellFailure, IsolatedWorker
+from effvit.spec import Precision
+
+PX = 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("isolate")
+
+
+@pytest.fixture(scope="module")
+def source(folder: Path) -> Source:
+    return Source(make_run(folder, "softmax"), PX, PX, Precision.FP32)
+
+
+@pytest.fixture(scope="module")
+def artifact(source: Source) -> Artifact:
+    return make(source, pick_backend("ort-cpu"))
+
+
+@pytest.fixture(scope="module")
+def pixels(folder: Path) -> Path:
+    path = folder / "pixels.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (20, PX, PX, 3), dtype=np.uint8))
+    return path
+
+
+@pytest.fixture
+def worker() -> Iterator[IsolatedWorker]:
+    with fakes.start_worker(60) as started:
+        yield started
+
+
+def refused(worker: IsolatedWorker, backend: str, artifact: Artifact, pixels: Path) -> CellFailure:
+    with pytest.raises(CellFailure) as caught:
+        worker.open(backend, artifact, 1, 1, pixels)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("backend", "status", "reason"),
+    [
+        ("crashing", "failed", "SIGSEGV"),
+        ("killed", "oom", "memory runs out"),
+        ("hungry", "oom", "MemoryError"),
+        ("leaving", "failed", "exit code 7"),
+        ("not-finite", "failed", "NaN"),
+    ],
+)
+def test_a_misbehaving_runtime_is_a_result_with_a_reason(
+    worker: IsolatedWorker, artifact: Artifact, pixels: Path, backend: str, status: str, reason: str
+) -> None:
+    failure = refused(worker, backend, artifact, pixels)
+    assert failure.status == status
+    assert reason in failure.reason
+
+
+def test_a_hanging_runtime_is_ended_at_its_time_limit(artifact: Artifact, pixels: Path) -> None:
+    with fakes.start_worker(60) as worker:
+        worker.prepare("ort-cpu")
+        worker.ready()
+        worker.limit(0.5)
+        started = time.monotonic()
+        failure = refused(worker, "hanging", artifact, pixels)
+    assert failure.status == "timeout"
+    assert time.monotonic() - started < 10
+
+
+def test_time_spent_parked_does_not_count(artifact: Artifact, pixels: Path) -> None:
+    with fakes.start_worker(60) as worker:
+        worker.prepare("ort-cpu")
+        worker.ready()
+        worker.limit(5)
+        time.sleep(0.3)
+        assert worker.left_s == pytest.approx(5)
+
+
+def test_what_a_runtime_prints_is_not_taken_for_an_answer(
+    worker: IsolatedWorker, artifact: Artifact, pixels: Path
+) -> None:
+    open_s, first_s, memory = worker.open("chatty", artifact, 1, 1, pixels)
+    assert open_s > 0
+    assert first_s > 0
+    assert memory.peak_bytes is not None
+
+
+def test_a_worker_leaves_no_process_behind(artifact: Artifact, pixels: Path) -> None:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with fakes.start_worker(60) as worker:
+        worker.open("ort-cpu", artifact, 1, 1, pixels)
+        assert {child.pid for child in psutil.Process().children(recursive=True)} > before
+    assert {child.pid for child in psutil.Process().children(recursive=True)} == before
+
+
+def test_a_worker_ends_when_its_sweep_is_killed(artifact: Artifact, pixels: Path) -> None:
+    """The pipe closes with the process that holds its other end, however that ended."""
+    worker = fakes.start_worker(60)
+    worker.open("ort-cpu", artifact, 1, 1, pixels)
+    process = psutil.Process(worker.pid)
+    worker.hang_up()
+    assert process.wait(timeout=20) in (0, None)
+    worker.close()
+
+
+def test_logits_come_back_as_the_model_gives_them(
+    worker: IsolatedWorker, source: Source, artifact: Artifact, pixels: Path, tmp_path: Path
+) -> None:
+    worker.open("ort-cpu", artifact, 1, 1, pixels)
+    worker.predict(pixels, tmp_path / "logits.npy", 8)  # 20 images: two full batches and a rest
+    expected = reference_logits(source, np.load(pixels))
+    # fp32 in another order of additions; logits are of order 1.
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-4)
+
+
+def test_accuracy_is_counted_over_every_image(
+    worker: IsolatedWorker, source: Source, artifact: Artifact, pixels: Path
+) -> None:
+    labels = reference_logits(source, np.load(pixels)).argmax(axis=1).tolist()
+    labels[3] = (labels[3] + 1) % 10
+    worker.open("ort-cpu", artifact, 1, 1, pixels)
+    accuracy = worker.evaluate(pixels, labels, 8)
+    assert (accuracy.images, accuracy.top1_correct) == (20, 19)
+
+
+def test_a_round_runs_the_batch_of_its_cell_after_predictions_at_another(
+    worker: IsolatedWorker, artifact: Artifact, pixels: Path, tmp_path: Path
+) -> None:
+    worker.open("counting", artifact, 3, 1, pixels)
+    worker.predict(pixels, tmp_path / "logits.npy", 16)
+    worker.round(samples=2, least_s=0, most_s=1, warmup_s=0)
+    assert fakes.bound_batches(worker.pid)[-1] == 3
+
+
+def test_a_worker_for_onnx_runtime_imports_no_torch(worker: IsolatedWorker, artifact: Artifact, pixels: Path) -> None:
+    worker.open("ort-cpu", artifact, 1, 1, pixels)
+    mapped = Path(f"/proc/{worker.pid}/maps")
+    if not mapped.exists():
+        pytest.skip("the loaded libraries of a process are read from /proc")
+    assert "onnxruntime" in mapped.read_text()
+    assert "libtorch" not in mapped.read_text()
+
+
+def test_a_dead_worker_answers_with_its_death_again(worker: IsolatedWorker, artifact: Artifact, pixels: Path) -> None:
+    refused(worker, "crashing", artifact, pixels)
+    with pytest.raises(CellFailure, match="SIGSEGV"):
+        worker.ready()
+
+
+def test_workers_inherit_no_terminal_signals(worker: IsolatedWorker, artifact: Artifact, pixels: Path) -> None:
+    """Ctrl-C reaches the process group of the terminal; a cell must not die of it before the sweep decides."""
+    worker.open("ort-cpu", artifact, 1, 1, pixels)
+    assert os.getpgid(worker.pid) != os.getpgid(0)

@@ -1,0 +1,231 @@
+"""Sweeps over runs with random weights: every cell becomes one outcome, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fakes
+import pytest
+from untrained_runs import make_run
+
+from effvit.errors import BackendUnavailableError, CheckpointError, DataError, UnknownNameError, UsageError
+from effvit.export.base import backends
+from effvit.profiling.pixels import PixelStore
+from effvit.profiling.plan import Effort, Plan
+from effvit.profiling.records import Outcome
+from effvit.profiling.results import read
+from effvit.profiling.sweep import run_sweep
+from effvit.run import Run
+from effvit.spec import Precision
+
+QUICK = Effort(threads=1, rounds=3, samples=3, least_s=0, most_s=5, warmup_s=0, timeout_s=60, eval_images=40, verify_images=16)  # fmt: skip
+
+
+class Log:
+    """Remembers what a sweep told."""
+
+    def __init__(self) -> None:
+        self.cells = 0
+        self.stages: list[str] = []
+        self.fresh: list[Outcome] = []
+        self.known: list[Outcome] = []
+
+    def planned(self, cells: int) -> None:
+        self.cells = cells
+
+    def stage(self, text: str) -> None:
+        self.stages.append(text)
+
+    def outcome(self, outcome: Outcome, measured_now: bool) -> None:
+        (self.fresh if measured_now else self.known).append(outcome)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    root = tmp_path_factory.mktemp("runs")
+    return [make_run(root, "softmax"), make_run(root, "linformer")]
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Iterator[PixelStore]:
+    with PixelStore() as store:
+        yield store
+
+
+@pytest.fixture
+def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the fakes known to this process, as `start_worker` does to its workers."""
+    for name, backend in fakes.fakes().items():
+        monkeypatch.setitem(backends(), name, backend)  # type: ignore[arg-type]  # discovery returns a dict
+
+
+def plan(runs: list[Run], *names: str, batches: tuple[int, ...] = (1,), px: tuple[int, ...] = (32,)) -> Plan:
+    return Plan(tuple(runs), tuple((size, size) for size in px), batches, (Precision.FP32,), names or ("ort-cpu",))
+
+
+def sweep(
+    wanted: Plan, results: Path, pixels: PixelStore, log: Log | None = None, effort: Effort = QUICK
+) -> list[Outcome]:
+    return run_sweep(wanted, effort, results, pixels, log or Log(), fakes.start_worker)
+
+
+@pytest.fixture(scope="module")
+def measured(
+    runs: list[Run], pixels: PixelStore, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Outcome], Log]:
+    results, log = tmp_path_factory.mktemp("results") / "results.jsonl", Log()
+    return results, sweep(plan(runs, "ort-cpu", batches=(1, 2), px=(32, 48)), results, pixels, log), log
+
+
+def test_every_cell_becomes_one_outcome(measured: tuple[Path, list[Outcome], Log]) -> None:
+    results, outcomes, log = measured
+    assert log.cells == len(outcomes) == 2 * 2 * 2
+    assert {outcome.status for outcome in outcomes} == {"ok"}
+    assert read(results) == log.fresh
+    assert len({outcome.cell.key for outcome in outcomes}) == 8
+
+
+def test_the_evidence_of_a_cell_belongs_to_its_artifact(measured: tuple[Path, list[Outcome], Log]) -> None:
+    for outcome in measured[1]:
+        evidence = outcome.evidence
+        assert evidence is not None
+        assert evidence.artifact.sha256
+        assert evidence.artifact.path.endswith(".onnx")
+        assert evidence.parity is not None
+        assert evidence.parity.images == 16
+        assert evidence.accuracy is not None
+        assert (evidence.accuracy.images, evidence.accuracy.of_images) == (40, 359)
+        assert len(evidence.samples.seconds) == 3
+        assert evidence.samples.rounds == (0, 1, 2)
+        assert len(evidence.throughput.blocks) == 3
+        assert evidence.throughput.blocks[0][0] == 2 * outcome.cell.workload.batch
+        assert evidence.memory.peak_bytes is not None
+        assert evidence.memory.before_bytes is not None
+        assert evidence.memory.peak_bytes > evidence.memory.before_bytes > 0
+
+
+def test_variants_of_one_workload_share_their_rounds(measured: tuple[Path, list[Outcome], Log]) -> None:
+    by_workload: dict[object, set[str]] = {}
+    for outcome in measured[1]:
+        assert outcome.evidence is not None
+        by_workload.setdefault(outcome.cell.workload, set()).add(outcome.evidence.comparison)
+    assert all(len(comparisons) == 1 for comparisons in by_workload.values())
+    assert len(set.union(*by_workload.values())) == 4
+
+
+def test_another_resolution_than_the_trained_one_is_noted(measured: tuple[Path, list[Outcome], Log]) -> None:
+    for outcome in measured[1]:
+        resampled = any("trained at 32 px" in note for note in outcome.notes)
+        assert resampled == (outcome.cell.workload.height == 48)
+
+
+def test_a_sweep_started_again_measures_only_what_is_missing(
+    measured: tuple[Path, list[Outcome], Log], runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    results, outcomes, _ = measured
+    log, copy = Log(), tmp_path / "results.jsonl"
+    copy.write_bytes(b"".join(results.read_bytes().splitlines(keepends=True)[:-2]) + b'{"schema": "effvit.res')
+    again = sweep(plan(runs, "ort-cpu", batches=(1, 2), px=(32, 48)), copy, pixels, log)
+    assert (len(log.known), len(log.fresh)) == (6, 2)
+    assert again[:6] == outcomes[:6]
+    assert len(read(copy)) == 8
+    assert not any(stage.startswith("accuracy") for stage in log.stages), "accuracy was measured before"
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_a_failing_backend_is_rows_and_the_sweep_goes_on(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
+    names = ("crashing", "hungry", "lying", "not-finite", "dying", "ort-cpu")
+    outcomes = sweep(plan(runs[:1], *names), tmp_path / "results.jsonl", pixels)
+    found = {outcome.cell.backend: (outcome.status, outcome.stage) for outcome in outcomes}
+    assert found == {
+        "crashing": ("failed", "open"),
+        "hungry": ("oom", "open"),
+        # The artifact was verified through ONNX Runtime earlier in this module's runs folder; a runtime that lies
+        # about the same file must be caught through itself.
+        "lying": ("failed", "verify"),
+        "not-finite": ("failed", "open"),
+        "dying": ("failed", "measure"),
+        "ort-cpu": ("ok", None),
+    }
+    assert all(outcome.reason for outcome in outcomes if outcome.status != "ok")
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_a_hanging_cell_times_out(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
+    effort = replace(QUICK, timeout_s=6)
+    (outcome,) = sweep(plan(runs[:1], "hanging"), tmp_path / "results.jsonl", pixels, effort=effort)
+    assert (outcome.status, outcome.stage) == ("timeout", "open")
+    assert "6 s" in outcome.reason
+
+
+def test_a_precision_that_a_runtime_lacks_is_unsupported(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
+    wanted = replace(plan(runs[:1]), precisions=(Precision.INT8,))
+    (outcome,) = sweep(wanted, tmp_path / "results.jsonl", pixels)
+    assert outcome.status == "unsupported"
+    assert "int8" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"resolutions": ((33, 33),)}, UsageError),
+        ({"batches": (0,)}, UsageError),
+        ({"backends": ("ort-cpuu",)}, UnknownNameError),
+        ({"backends": ("tensorrt",)}, BackendUnavailableError),
+    ],
+)
+def test_what_can_be_known_before_is_refused_before(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path, change: dict[str, object], error: type[Exception]
+) -> None:
+    if error is BackendUnavailableError and backends()["tensorrt"].unavailable() is None:
+        pytest.skip("TensorRT is here")
+    with pytest.raises(error):
+        sweep(replace(plan(runs), **change), tmp_path / "results.jsonl", pixels)  # type: ignore[arg-type]
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_the_same_run_twice_is_refused(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="twice"):
+        sweep(plan([runs[0], runs[0]]), tmp_path / "results.jsonl", pixels)
+
+
+def test_other_images_than_the_trained_ones_are_refused(runs: list[Run], tmp_path: Path) -> None:
+    record = runs[0].record
+    other = Run(runs[0].folder, replace(record, data=replace(record.data, fingerprint="0" * 64)))
+    with PixelStore() as store, pytest.raises(DataError, match="not those"):
+        sweep(plan([other]), tmp_path / "results.jsonl", store)
+
+
+def test_weights_that_are_not_the_recorded_ones_are_refused(pixels: PixelStore, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "softmax")
+    run.weights.write_bytes(make_run(tmp_path, "softmax", name="other", px=48).weights.read_bytes())
+    with pytest.raises(CheckpointError, match="records"):
+        sweep(plan([run]), tmp_path / "results.jsonl", pixels)
+
+
+def test_a_killed_sweep_loses_no_finished_outcome_and_leaves_no_worker(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    results = tmp_path / "results.jsonl"
+    folders = [str(run.folder) for run in runs]
+    program = [sys.executable, str(Path(__file__).parents[1] / "sweep_program.py"), str(results), *folders]
+    process = subprocess.Popen(program, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (results.exists() and results.read_bytes().count(b"\n") >= 2) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = read(results)
+    assert 2 <= len(before) < 8
+    log = Log()
+    outcomes = sweep(plan(runs, "ort-cpu", batches=(1, 2), px=(32, 64)), results, pixels, log)
+    assert len(outcomes) == len(read(results)) == 8
+    assert read(results)[: len(before)] == before
+    assert log.known == before

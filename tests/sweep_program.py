@@ -1,0 +1,30 @@
+"""A sweep in a process of its own, to be killed: `python sweep_program.py RESULTS RUN...`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from effvit.profiling.pixels import PixelStore
+from effvit.profiling.plan import Effort, Plan
+from effvit.profiling.sweep import run_sweep
+from effvit.run import open_run
+from effvit.spec import Precision
+
+
+class Silent:
+    def planned(self, cells: int) -> None: ...
+    def stage(self, text: str) -> None: ...
+    def outcome(self, outcome: object, measured_now: bool) -> None: ...
+
+
+def main() -> None:
+    runs = tuple(open_run(Path(folder)) for folder in sys.argv[2:])
+    plan = Plan(runs, ((32, 32), (64, 64)), (1, 2), (Precision.FP32,), ("ort-cpu",))
+    effort = Effort(threads=1, rounds=3, samples=3, least_s=0, most_s=5, warmup_s=0, eval_images=40, verify_images=16)
+    with PixelStore() as pixels:
+        run_sweep(plan, effort, Path(sys.argv[1]), pixels, Silent())
+
+
+if __name__ == "__main__":
+    main()
