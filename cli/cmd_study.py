@@ -21,6 +21,9 @@ from effvit.cli.options import (
 from effvit.cli.output import counting, say
 from effvit.errors import UsageError
 
+# Many cells, and rounds of each: half of what a single `effvit profile` takes for one.
+STUDY_LEAST_S = 0.5
+
 
 def study(
     model: Annotated[
@@ -93,7 +96,7 @@ def study(
         backends=tuple(names_from_text(backend)) or available_backends(),
     )
     folder = out or Path("studies") / (Path(images.name).name or "data")
-    effort = Effort(threads=threads or usable_cores(), eval_images=eval_images)
+    effort = Effort(threads=threads or usable_cores(), least_s=STUDY_LEAST_S, eval_images=eval_images)
     with StudyDisplay() as display, SweepDisplay() as sweeping:
         outcomes = run_study(request, images, folder, effort, display, lambda: sweeping)
     written = write_report(outcomes, folder / "report")

@@ -14,11 +14,11 @@ MAX_LEVEL = 16
 DEFAULTS = DataDefaults(
     model="test_vit",
     resolution=64,
-    epochs=40,
+    epochs=30,
     scratch_learning_rate=3e-3,
     crop_scale=(0.8, 1.0),
     horizontal_flip=0.0,
-    study_resolutions=(64, 128, 256, 512),
+    study_resolutions=(64, 128, 256),
 )
 
 

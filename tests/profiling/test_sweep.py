@@ -25,7 +25,9 @@ from effvit.profiling.sweep import run_sweep
 from effvit.run import Run
 from effvit.spec import Precision
 
-QUICK = Effort(threads=1, rounds=3, samples=3, least_s=0, most_s=5, warmup_s=0, timeout_s=60, eval_images=40, verify_images=16)  # fmt: skip
+QUICK = Effort(
+    threads=1, rounds=3, samples=3, least_s=0, most_s=5, warmup_s=0, timeout_s=60, eval_images=40, verify_images=16
+)
 
 
 class Log:
@@ -147,8 +149,7 @@ def test_a_failing_backend_is_rows_and_the_sweep_goes_on(runs: list[Run], pixels
     assert found == {
         "crashing": ("failed", "open"),
         "hungry": ("oom", "open"),
-        # The artifact was verified through ONNX Runtime earlier in this module's runs folder; a runtime that lies
-        # about the same file must be caught through itself.
+        # ONNX Runtime itself has verified this file earlier in this module: that says nothing about other runtimes.
         "lying": ("failed", "verify"),
         "not-finite": ("failed", "open"),
         "dying": ("failed", "measure"),

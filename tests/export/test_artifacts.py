@@ -1,0 +1,181 @@
+"""Artifacts of every backend, made from runs with random weights and held against PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from untrained_runs import make_run
+
+from effvit.data.base import load_data
+from effvit.errors import BackendUnavailableError, CheckpointError, ExportError, UnknownNameError, UnsupportedError
+from effvit.export.base import Source, backends, pick_backend, predict
+from effvit.export.build import artifact_accuracy, verified_artifact
+from effvit.export.cache import find, make, reference_logits
+from effvit.images import evaluation_pixels, labels_of
+from effvit.preprocessing import normalise
+from effvit.run import Run
+from effvit.spec import ModelSpec, Precision
+
+HERE = [name for name, backend in backends().items() if backend.unavailable() is None]
+IMAGES = 24
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("runs"), "performer", px=48)
+
+
+@pytest.fixture(scope="module")
+def pixels(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pixels") / "pixels.npy"
+    np.save(path, evaluation_pixels(load_data("digits").val[:IMAGES], run.record.preprocessing, 64, 64))
+    return path
+
+
+def source(run: Run, precision: Precision = Precision.FP32, px: int = 64) -> Source:
+    return Source(run, px, px, precision)
+
+
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+def test_every_backend_runs_what_it_exported(run: Run, pixels: Path, name: str, precision: Precision) -> None:
+    backend = pick_backend(name)
+    if precision not in backend.precisions:
+        pytest.skip(f"{name} does not run {precision}")
+    artifact = verified_artifact(source(run, precision), backend, pixels, threads=1)
+    assert artifact.parity is not None
+    assert artifact.parity.images == IMAGES
+    assert Path(artifact.path).stat().st_size == artifact.size_bytes
+    assert artifact.classes == run.record.data.classes
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_the_batch_of_an_artifact_is_free(run: Run, pixels: Path, name: str) -> None:
+    backend = pick_backend(name)
+    session = backend.open(verified_artifact(source(run), backend, pixels, threads=1), 1)
+    images = normalise(np.load(pixels), run.record.preprocessing)
+    # The same image beside others and alone: additions in another order, logits of order 1.
+    np.testing.assert_allclose(predict(session, images[:7], 7), predict(session, images[:7], 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_launch_sees_what_was_bound_last(run: Run, pixels: Path, name: str) -> None:
+    backend = pick_backend(name)
+    session = backend.open(verified_artifact(source(run), backend, pixels, threads=1), 1)
+    images = normalise(np.load(pixels), run.record.preprocessing)
+    expected = reference_logits(source(run), np.load(pixels))
+    for index in (3, 5):
+        session.bind(np.ascontiguousarray(images[index : index + 1]))
+        session.launch()
+        session.synchronize()
+        np.testing.assert_allclose(session.logits()[0], expected[index], atol=1e-4)
+
+
+def test_accuracy_through_an_artifact_is_that_of_the_model(run: Run, pixels: Path) -> None:
+    backend = pick_backend("ort-cpu")
+    artifact = verified_artifact(source(run), backend, pixels, threads=1)
+    labels = labels_of(load_data("digits").val[:IMAGES])
+    accuracy = artifact_accuracy(artifact, backend, pixels, labels.tolist(), 359, threads=1)
+    expected = int((reference_logits(source(run), np.load(pixels)).argmax(axis=1) == labels).sum())
+    assert (accuracy.top1_correct, accuracy.images, accuracy.of_images) == (expected, IMAGES, 359)
+
+
+def test_an_artifact_is_made_once_and_found_again(run: Run, pixels: Path) -> None:
+    backend = pick_backend("ort-cpu")
+    first = verified_artifact(source(run), backend, pixels, threads=1)
+    written = Path(first.path).stat().st_mtime_ns
+    assert verified_artifact(source(run), backend, pixels, threads=1) == first
+    assert Path(first.path).stat().st_mtime_ns == written
+
+
+def test_a_damaged_artifact_is_not_found(run: Run, pixels: Path) -> None:
+    backend = pick_backend("ort-cpu")
+    artifact = verified_artifact(source(run, px=80), backend, _resized(pixels, 80), threads=1)
+    content = bytearray(Path(artifact.path).read_bytes())
+    content[100] ^= 1
+    Path(artifact.path).write_bytes(content)
+    assert find(source(run, px=80), backend) is None
+
+
+def _resized(pixels: Path, px: int) -> Path:
+    path = pixels.with_name(f"{px}.npy")
+    np.save(path, np.resize(np.load(pixels), (4, px, px, 3)))
+    return path
+
+
+def test_the_graph_is_typed_static_but_for_the_batch_and_describes_itself(run: Run, pixels: Path) -> None:
+    artifact = verified_artifact(source(run, Precision.FP16), pick_backend("ort-cpu"), pixels, threads=1)
+    graph = onnx.load(artifact.path)
+    onnx.checker.check_model(graph, full_check=True)
+    (image,), (logits,) = graph.graph.input, graph.graph.output
+    assert [dim.dim_param or dim.dim_value for dim in image.type.tensor_type.shape.dim] == ["batch", 3, 64, 64]
+    assert image.type.tensor_type.elem_type == logits.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    # The convolution that embeds the patches is the largest weight: its type is the graph's.
+    types = {weight.name: weight.data_type for weight in graph.graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in types.values()
+    assert "Resize" not in {node.op_type for node in graph.graph.node}
+    metadata = {entry.key: entry.value for entry in graph.metadata_props}
+    assert msgspec.json.decode(metadata["effvit.model"], type=ModelSpec) == run.record.spec
+    assert msgspec.json.decode(metadata["effvit.classes"]) == list(run.record.data.classes)
+
+
+def test_a_graph_that_onnx_runtime_cannot_load_is_one_sentence(run: Run, pixels: Path, tmp_path: Path) -> None:
+    backend = pick_backend("ort-cpu")
+    artifact = verified_artifact(source(run), backend, pixels, threads=1)
+    torn = tmp_path / "torn.onnx"
+    torn.write_bytes(Path(artifact.path).read_bytes()[:1000])
+    with pytest.raises(ExportError, match="cannot load"):
+        backend.open(replace(artifact, path=str(torn)), 1)
+
+
+def test_a_model_beyond_two_gibibytes_is_refused_before_it_is_exported(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("effvit.export.onnx.LARGEST_FILE_BYTES", 1000)
+    with pytest.raises(ExportError, match="2 GiB"):
+        pick_backend("ort-cpu").export(source(run), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_weights_has_no_artifacts(run: Run) -> None:
+    empty = Run(run.folder, replace(run.record, spec=replace(run.record.spec, weights=None)))
+    with pytest.raises(CheckpointError, match="no weights yet"):
+        find(source(empty), pick_backend("ort-cpu"))
+
+
+def test_a_missing_runtime_says_how_to_get_it() -> None:
+    backend = pick_backend("tensorrt")
+    if backend.unavailable() is None:
+        pytest.skip("TensorRT is here")
+    with pytest.raises(BackendUnavailableError) as caught:
+        backend.require()
+    assert "pip install" in caught.value.hint
+
+
+def test_a_precision_that_a_backend_lacks_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="int8"):
+        pick_backend("ort-cpu").require(Precision.INT8)
+
+
+def test_an_unknown_backend_gets_the_closest_name() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        pick_backend("ort-cp")
+    assert "ort-cpu" in caught.value.closest
+
+
+def test_the_checkpoint_is_pytorchs_artifact(run: Run) -> None:
+    artifact = make(source(run), pick_backend("torch"))
+    assert Path(artifact.path) == run.weights.resolve()
+    assert artifact.sha256 == run.record.spec.weights
+
+
+def test_exporting_leaves_pytorch_as_it_was(run: Run, tmp_path: Path) -> None:
+    threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
+    pick_backend("ort-cpu").export(source(run, px=32), tmp_path / "model.onnx")
+    assert (torch.get_num_threads(), torch.is_grad_enabled()) == (threads, grad)

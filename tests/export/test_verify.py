@@ -1,0 +1,85 @@
+"""The comparison of an artifact's logits with PyTorch's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from effvit.errors import MismatchError
+from effvit.export.base import Artifact
+from effvit.export.verify import check, compare
+from effvit.preprocessing import Preprocessing
+from effvit.spec import Cost, ModelSpec, Precision
+
+REFERENCE = np.array([[4.0, 0.0, 0.0], [0.0, 2.0, 1.0], [1.0, 1.01, 0.0], [0.0, 0.0, 3.0]], dtype=np.float32)
+ARTIFACT = Artifact(
+    format="onnx",
+    path="/nowhere",
+    sha256="",
+    size_bytes=0,
+    model=ModelSpec("test_vit", "linformer", 3, (64, 64)),
+    precision=Precision.FP32,
+    height=64,
+    width=64,
+    preprocessing=Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1.0, "bicubic"),
+    classes=("a", "b", "c"),
+    cost=Cost(1, 1, 1, 1),
+    built_with=(),
+    build_s=0.0,
+)
+
+
+def test_equal_logits_agree_in_everything() -> None:
+    parity = compare(REFERENCE, REFERENCE.copy(), Precision.FP32)
+    assert (parity.images, parity.max_abs, parity.agreement, parity.decisive_agreement) == (4, 0.0, 1.0, 1.0)
+    assert parity.cosine == pytest.approx(1.0)
+    check(parity, REFERENCE, ARTIFACT)
+
+
+def test_the_largest_difference_counts() -> None:
+    other = REFERENCE.copy()
+    other[1, 0] += 0.5
+    assert compare(REFERENCE, other, Precision.FP32).max_abs == pytest.approx(0.5)
+
+
+def test_a_near_tie_that_flips_is_not_decisive() -> None:
+    """The third image's first two classes lie 0.01 apart; fp16 may rank them either way."""
+    other = REFERENCE.copy()
+    other[2] = [1.01, 1.0, 0.0]
+    parity = compare(REFERENCE, other, Precision.FP16)
+    assert parity.agreement == 0.75
+    assert parity.decisive_agreement == 1.0
+    check(parity, REFERENCE, replace(ARTIFACT, precision=Precision.FP16))
+
+
+def test_a_flip_of_a_clear_decision_fails() -> None:
+    other = REFERENCE.copy()
+    other[0] = [0.0, 4.0, 0.0]
+    parity = compare(REFERENCE, other, Precision.FP16)
+    assert parity.decisive_agreement == pytest.approx(2 / 3)
+    with pytest.raises(MismatchError, match="linformer at 64 px") as caught:
+        check(parity, REFERENCE, replace(ARTIFACT, precision=Precision.FP16))
+    assert caught.value.agreement == 0.75
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_fail(value: float) -> None:
+    other = REFERENCE.copy()
+    other[3, 2] = value
+    parity = compare(REFERENCE, other, Precision.FP32)
+    with pytest.raises(MismatchError):
+        check(parity, REFERENCE, ARTIFACT)
+
+
+def test_what_fp16_may_differ_fp32_may_not() -> None:
+    other = REFERENCE + np.float32(0.01)
+    for precision, fine in ((Precision.FP16, True), (Precision.FP32, False)):
+        artifact = replace(ARTIFACT, precision=precision)
+        parity = compare(REFERENCE, other, precision)
+        if fine:
+            check(parity, REFERENCE, artifact)
+        else:
+            with pytest.raises(MismatchError):
+                check(parity, REFERENCE, artifact)
