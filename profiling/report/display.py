@@ -58,6 +58,14 @@ def top1(row: Row) -> str:
     return ABSENT if reading.value is None else quantities.percent(reading.value, reading.low, reading.high)
 
 
+def balanced_top1(row: Row) -> str:
+    """Return the mean over classes of each class's top-1, with as many digits as top-1 itself has."""
+    balanced, plain = row.reading("accuracy.balanced_top1"), row.reading("accuracy.top1")
+    if balanced.value is None:
+        return ABSENT
+    return f"{100 * balanced.value:.{quantities.point_decimals(plain.low, plain.high)}f} %"
+
+
 def speedup(row: Row) -> str:
     """Return the measured speed-up with its spread: `1.12x ±1 %`."""
     if row.is_baseline:
@@ -119,14 +127,15 @@ COLUMNS = (
     *NAMING,
     Column("tokens", lambda row: _optional(row.tokens, lambda tokens: str(int(tokens)))),
     Column("latency p50", latency),
+    Column(f"vs. {BASELINE}", speedup),
+    Column("ceiling", lambda row: _optional(row.ceiling, lambda value: f"{value:.2f}x")),
     Column("images/s", throughput),
     Column("peak memory", memory),
     Column("top-1", top1),
-    Column(f"vs. {BASELINE}", speedup),
+    Column("balanced top-1", balanced_top1),
     Column("top-1 points", top1_gap),
     Column("MACs", lambda row: _optional(row.reading("cost.macs").value, quantities.count)),
     Column("MACs ratio", lambda row: _optional(row.macs_ratio, lambda value: f"{value:.2f}x")),
-    Column("ceiling", lambda row: _optional(row.ceiling, lambda value: f"{value:.2f}x")),
     Column("status", status, numeric=False),
 )
 

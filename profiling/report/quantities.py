@@ -49,13 +49,13 @@ def size(value_bytes: float) -> str:
 
 def percent(share: float, low: float | None = None, high: float | None = None) -> str:
     """Return a share as `84 % (±2)`, the half-width in points."""
-    text = f"{_fixed(100 * share, _point_decimals(low, high))} %"
+    text = f"{_fixed(100 * share, point_decimals(low, high))} %"
     return text if low is None or high is None else f"{text} (±{_points_wide(low, high)})"
 
 
 def points(gap: float, low: float | None = None, high: float | None = None) -> str:
     """Return a difference of shares in percentage points: `-2 (±1)`."""
-    number = _fixed(100 * gap, _point_decimals(low, high))
+    number = _fixed(100 * gap, point_decimals(low, high))
     sign = "+" if gap > 0 and not number.startswith("-") and float(number) != 0 else ""
     text = sign + number
     return text if low is None or high is None else f"{text} (±{_points_wide(low, high)})"
@@ -87,7 +87,8 @@ def _places_of(value: float, digits: int) -> int:
     return digits - 1 - _magnitude(round(value, places))
 
 
-def _point_decimals(low: float | None, high: float | None) -> int:
+def point_decimals(low: float | None, high: float | None) -> int:
+    """Return how many decimals of a percentage its interval supports; one without an interval."""
     if low is None or high is None:
         return 1
     half_width = 100 * (high - low) / 2
@@ -95,7 +96,7 @@ def _point_decimals(low: float | None, high: float | None) -> int:
 
 
 def _points_wide(low: float, high: float) -> str:
-    return _fixed(100 * (high - low) / 2, _point_decimals(low, high))
+    return _fixed(100 * (high - low) / 2, point_decimals(low, high))
 
 
 def _fixed(value: float, places: int) -> str:

@@ -139,7 +139,7 @@ def test_html_has_a_figure_a_context_and_a_table_behind_each() -> None:
 def test_the_reason_of_an_unmeasured_cell_runs_over_the_columns_of_its_numbers() -> None:
     outcome = without_evidence(make_outcome("atrous"), "timeout", "measure", "no answer in 60 s")
     text = html_text(make_rows([outcome, make_outcome("softmax")]))
-    assert '<td class="reason" colspan="11">timeout at measure: no answer in 60 s</td>' in text
+    assert '<td class="reason" colspan="12">timeout at measure: no answer in 60 s</td>' in text
 
 
 def test_a_variant_keeps_its_colour_and_shape_where_others_are_missing() -> None:
