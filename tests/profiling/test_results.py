@@ -170,6 +170,6 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", refuse)
-    with pytest.raises(StorageError, match="No space left") as caught:
+    with pytest.raises(StorageError, match="no space left") as caught:
         results.append(tmp_path / "results.jsonl", FIRST)
     assert "free some space" in caught.value.hint
