@@ -83,4 +83,4 @@ class Preparation:
 
 
 def _key(group: Group, run: Run) -> tuple[str, str, Precision, int, int]:
-    return run.name, group.backend.name, group.precision, group.workload.height, group.workload.width
+    return str(run.folder), group.backend.name, group.precision, group.workload.height, group.workload.width

@@ -7,7 +7,7 @@ first. PyTorch lends device memory and the stream; it shares the primary CUDA co
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from effvit.environment import package_version
 from effvit.errors import ExportError, UnsupportedError
 from effvit.export.base import Artifact, Backend, Images, Logits, Session, Source
 from effvit.spec import Precision
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 # Smallest, tuned-for and largest batch of an engine; the batch of one engine is free within these bounds.
 BATCHES = (1, 8, 64)
@@ -24,7 +27,8 @@ WORKSPACE_BYTES = 4 * 2**30
 class TensorrtSession:
     """An engine with its execution context; launches are enqueued on a stream of their own."""
 
-    def __init__(self, trt: Any, plan: bytes) -> None:
+    def __init__(self, plan: bytes) -> None:
+        import tensorrt as trt
         import torch
 
         self._torch = torch
@@ -39,7 +43,7 @@ class TensorrtSession:
             )
         self._context = self._engine.create_execution_context()
         self._stream = torch.cuda.Stream()
-        self._input, self._output = _tensor_names(trt, self._engine)
+        self._input, self._output = _tensor_names(self._engine)
         self._images = self._logits = torch.empty(0)
 
     def bind(self, images: Images) -> None:
@@ -109,9 +113,7 @@ def open_session(artifact: Artifact, threads: int) -> Session:
     Raises:
         ExportError: The engine was built by another TensorRT or on another GPU.
     """
-    import tensorrt as trt
-
-    return TensorrtSession(trt, Path(artifact.path).read_bytes())
+    return TensorrtSession(Path(artifact.path).read_bytes())
 
 
 def unavailable() -> str | None:
@@ -126,7 +128,9 @@ def unavailable() -> str | None:
     return None if torch.cuda.is_available() else "there is no CUDA GPU"
 
 
-def _tensor_names(trt: Any, engine: Any) -> tuple[str, str]:
+def _tensor_names(engine: trt.ICudaEngine) -> tuple[str, str]:
+    import tensorrt as trt
+
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     (image,) = (name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
     (logits,) = (name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT)
