@@ -35,7 +35,7 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     assert (run.folder / RECORD).read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../b", "/b"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../b", "a/../b"])
 def test_a_name_that_is_a_path_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be the name of a run"):
         create_run(tmp_path / "runs", name, record_of())
