@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.layers.attention import Attention
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
@@ -40,7 +42,7 @@ def create_backbone(
     Raises:
         UnknownNameError: timm has no such model.
         UnsupportedError: Its blocks do not hold timm's plain attention.
-        UsageError: The patch size does not divide the resolution.
+        UsageError: The patch size is below 1 or does not divide the resolution.
         UnavailableError: `pretrained`, and the weights can be had neither from the hub nor from its cache.
     """
     architecture, _, tag = name.partition(".")
@@ -52,8 +54,10 @@ def create_backbone(
     if patch is not None:
         arguments["patch_size"] = patch
     if resolution is not None:
-        check_resolution(name, resolution, patch or _own_patch(name))
         arguments["img_size"] = resolution
+    if resolution is not None or patch is not None:
+        own = _unchanged(name)
+        check_resolution(name, resolution or resolution_of(own), patch_size(own)[0] if patch is None else patch)
     if not pretrained:
         return _create(name, arguments)
     with _hub_answers_or_cache_only():
@@ -81,7 +85,8 @@ def _create_pretrained(name: str, arguments: dict[str, Any]) -> VisionTransforme
             f"the pretrained weights of {name} are not in the local cache and the hub cannot be reached",
             "connect to the internet once, or name a checkpoint with --weights PATH, or use --weights none",
         ) from error
-    except (HfHubHTTPError, RuntimeError) as error:
+    # RuntimeError: there are none, or they do not fit. OSError: a failed download, a full disk.
+    except (HfHubHTTPError, RuntimeError, SafetensorError, OSError) as error:
         raise UnavailableError(
             f"timm could not load pretrained weights for {name}: {_first_line(error)}",
             "choose another model, or name a checkpoint with --weights PATH, or use --weights none",
@@ -111,7 +116,7 @@ def _answers(url: str) -> bool:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_PROBE_S).close()
     except urllib.error.HTTPError:
         return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
     return True
 
@@ -181,6 +186,8 @@ def check_resolution(name: str, resolution: tuple[int, int], patch: int) -> None
     Raises:
         UsageError: It cannot.
     """
+    if patch < 1:
+        raise UsageError(f"the patch size must be at least 1 px, not {patch}", "choose a --patch of 1 or more")
     for pixels in resolution:
         if pixels < 1 or pixels % patch:
             below, above = pixels // patch * patch, (pixels // patch + 1) * patch
@@ -190,14 +197,10 @@ def check_resolution(name: str, resolution: tuple[int, int], patch: int) -> None
             )
 
 
-def _own_patch(name: str) -> int:
-    """Return the patch size of an unchanged `name`, in px; building on the meta device costs no memory."""
+def _unchanged(name: str) -> VisionTransformer:
+    """Return `name` at its own patch size and resolution, without memory for its weights."""
     with torch.device("meta"):
-        model = timm.create_model(name, pretrained=False)
-    size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if size is None:
-        raise _unsupported(name, "it has no patch embedding")
-    return int(size[0] if isinstance(size, tuple) else size)
+        return _create(name, {})
 
 
 def _unsupported(name: str, reason: str) -> UnsupportedError:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
+import struct
+import warnings
 from pathlib import Path
 
 import torch
@@ -14,6 +18,22 @@ from torch import Tensor, nn
 
 from effvit.errors import CheckpointError
 from effvit.storage import replacing
+
+CLASSIFIERS = ("head", "head_dist")
+# What torch.load raises on damaged files: its reader of tensors trips over whatever bytes it finds.
+READ_ERRORS = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -27,8 +47,8 @@ def save_weights(path: Path, model: nn.Module) -> None:
         try:
             save_file(tensors, temporary, metadata={"format": "pt"})
         except SafetensorError as error:  # the library wraps the operating system's error in text
-            code = next((int(word) for word in str(error).replace(")", " ").split() if word.isdigit()), 0)
-            raise OSError(code, str(error)) from error
+            code = re.search(r"os error (\d+)", str(error))
+            raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(0, str(error))) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -54,15 +74,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of a damaged file; what becomes of it is said below.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds Python objects and would have to be unpickled, which can run any code",
             "convert it to safetensors where you trust it: safetensors.torch.save_file(model.state_dict(), PATH)",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except READ_ERRORS as error:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: {_first_line(error)}", "copy the file again"
+            f"{path} is damaged or no checkpoint of PyTorch's", "copy the file again, or name another"
         ) from error
     for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -73,26 +96,45 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return dict(clean_state_dict(content))
 
 
+def converted_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint from elsewhere as `model` would hold them.
+
+    Names become timm's; patch and position embedding are resampled where patch size or grid differ. Tensors that were
+    saved from this very architecture must not pass through here: timm takes a position embedding with as many patches
+    as the backbone's own square grid for one of that grid.
+
+    Raises:
+        CheckpointError: timm cannot convert them.
+    """
+    try:
+        converted = checkpoint_filter_fn(dict(tensors), model)  # type: ignore[arg-type]  # any ViT-like module will do
+    except (RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{source} cannot be converted for {type(model).__name__}: {_first_line(error)}",
+            "name the model the checkpoint was trained as",
+        ) from error
+    return dict(converted)
+
+
 def load_weights(
     model: nn.Module, tensors: dict[str, Tensor], source: str, *, new: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     """Load `tensors` into `model` and return the names that keep their fresh initialisation.
 
-    Only the classifier (when its classes differ) and the parameters in `new` (those a swap has added) may be missing;
-    the position embedding is resampled where the grid differs.
+    Only the classifier (when its classes differ) and the parameters in `new` (those a swap has added) may be missing.
 
     Raises:
         CheckpointError: The tensors belong to another architecture; the first clash is named.
     """
     own = model.state_dict()
-    tensors = dict(checkpoint_filter_fn(dict(tensors), model))  # type: ignore[arg-type]  # any ViT-like module will do
-    head = {name for name in own if name.split(".")[0] in ("head", "head_dist")}
+    tensors = dict(tensors)
+    head = {name for name in own if name.split(".")[0] in CLASSIFIERS}
     for name in head & set(tensors):
         if tensors[name].shape != own[name].shape:
             del tensors[name]
     fresh = tuple(name for name in own if name not in tensors)
     missing = [name for name in fresh if name not in head and name not in new]
-    unexpected = [name for name in tensors if name not in own and name.split(".")[0] not in ("head", "head_dist")]
+    unexpected = [name for name in tensors if name not in own and name.split(".")[0] not in CLASSIFIERS]
     misshapen = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
     for names, clash in ((missing, "lacks"), (unexpected, "has an unknown"), (misshapen, "has another shape of")):
         if names:

@@ -30,14 +30,19 @@ def cost_of(model: VisionTransformer, spec: ModelSpec) -> Cost:
         swapped = isinstance(layer, InheritedAttention)
         attention = (variant if swapped else exact).macs(geometry_of(model, layer), options if swapped else none)
         mlp: nn.Module = block.get_submodule("mlp")
-        macs += attention.total + _linear_macs(mlp) * geometry.tokens
+        gate = getattr(layer, "gate", None)  # timm's attention has had one since 2026
+        macs += attention.total + (_linear_macs(mlp) + _linear_macs(gate)) * geometry.tokens
         core += attention.core
-    macs += _pooling_macs(model, geometry.tokens) + _linear_macs(model.head)
+    # Distilled models classify twice.
+    heads = _linear_macs(model.head) + _linear_macs(getattr(model, "head_dist", None))
+    macs += _pooling_macs(model, geometry.tokens if model.pool_include_prefix else geometry.patches) + heads
     return Cost(sum(parameter.numel() for parameter in model.parameters()), macs, core, geometry.tokens)
 
 
-def _linear_macs(module: nn.Module) -> int:
-    """Return the MACs of all linear layers in `module` for one token."""
+def _linear_macs(module: nn.Module | None) -> int:
+    """Return the MACs of all linear layers in `module` for one token; 0 without a module."""
+    if module is None:
+        return 0
     return sum(part.in_features * part.out_features for part in module.modules() if isinstance(part, nn.Linear))
 
 
@@ -51,10 +56,9 @@ def _pooling_macs(model: VisionTransformer, tokens: int) -> int:
             f"the MACs of {type(pool).__name__} are not counted", "choose a model with class-token or average pooling"
         )
     latents = pool.latent_len
-    width = pool.q.out_features
-    mlp = _linear_macs(pool.mlp) if pool.mlp is not None else 0
+    width = pool.num_heads * pool.head_dim
     pooling: int = (
-        latents * (_linear_macs(pool.q) + _linear_macs(pool.proj) + mlp)
+        latents * (_linear_macs(pool.q) + _linear_macs(pool.proj) + _linear_macs(pool.mlp))
         + tokens * _linear_macs(pool.kv)
         + 2 * latents * tokens * width
     )

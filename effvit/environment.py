@@ -85,5 +85,8 @@ def _gpus() -> tuple[str, ...]:
     if tool is None:
         return ()
     query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    listing = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    try:
+        listing = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):  # not executable; a driver that hangs
+        return ()
     return tuple(line.strip() for line in listing.stdout.splitlines() if line.strip()) if not listing.returncode else ()

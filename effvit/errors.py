@@ -22,6 +22,9 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+MOST_LISTED = 20
+"""Names a hint lists in full; timm alone has more than a thousand models."""
+
 
 class EffvitError(Exception):
     """One sentence that names the values that clash, and one imperative hint."""
@@ -60,7 +63,11 @@ class UnknownNameError(UsageError):
         names = sorted(known)
         closest = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         message = f"there is no {what} named {name!r}"
-        hint = f"did you mean {' or '.join(closest)}?" if closest else f"choose one of: {', '.join(names)}"
+        hint = f"choose one of: {', '.join(names)}"
+        if closest:
+            hint = f"did you mean {' or '.join(closest)}?"
+        elif len(names) > MOST_LISTED:
+            hint = f"check the spelling: none of the {len(names)} known names is close"
         super().__init__(message, hint)
         self.closest = tuple(closest)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
 
 from effvit.backbone import resolution_of
@@ -68,10 +70,11 @@ def finetune(
     listener = listener or Listener()
     device = _device(request.device)
     torch.set_num_threads(request.threads or usable_cores())
-    seed = (request.recipe or {}).get("seed", 0)
-    torch.manual_seed(seed if isinstance(seed, int) else 0)
-    initial = _initial(request, data)
-    recipe = _recipe(request, data, initial)
+    changes = _recipe_changes(request)
+    asked = replace(Recipe(), **changes)
+    torch.manual_seed(asked.seed)
+    initial = _initial(request, data, asked.drop_path)
+    recipe = replace(default_recipe(data.hints, from_scratch=initial.weights.origin == "random"), **changes)
     for warning in initial.warnings:
         listener.warn(warning)
     record = _record(request, data, initial, recipe, device)
@@ -83,7 +86,7 @@ def finetune(
     )
 
 
-def _initial(request: Finetuning, data: ImageData) -> InitialModel:
+def _initial(request: Finetuning, data: ImageData, drop_path: float) -> InitialModel:
     resolution = request.resolution
     if resolution is None and request.model is None and data.hints.resolution is not None:
         resolution = (data.hints.resolution, data.hints.resolution)
@@ -96,19 +99,24 @@ def _initial(request: Finetuning, data: ImageData) -> InitialModel:
             layers=request.layers,
             resolution=resolution,
             patch=request.patch,
+            drop_path=drop_path,
         ),
         request.weights,
     )
 
 
-def _recipe(request: Finetuning, data: ImageData, initial: InitialModel) -> Recipe:
-    recipe = default_recipe(data.hints, from_scratch=initial.weights.origin == "random")
+def _recipe_changes(request: Finetuning) -> dict[str, Any]:
+    """Return the recipe fields to change, checked: before a model is built or downloaded."""
     changes = dict(request.recipe or {})
     known = [field.name for field in fields(Recipe)]
     for field in changes:
         if field not in known:
             raise UnknownNameError("recipe field", field, known)
-    return replace(recipe, **changes)  # type: ignore[arg-type]  # Recipe checks its values
+    try:
+        msgspec.convert(changes, Recipe)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"a recipe field does not fit: {error}", "see `effvit finetune --help`") from error
+    return changes
 
 
 def _record(
@@ -155,6 +163,10 @@ def _device(name: str | None) -> torch.device:
         raise UnavailableError(f"{name} was asked for, and PyTorch sees no CUDA GPU", "use --device cpu")
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"{device.type} devices are not supported", "use cpu, cuda or cuda:N")
+    if (device.index or 0) >= max(1, torch.cuda.device_count()):
+        raise UnavailableError(
+            f"{name} was asked for, and this machine has {torch.cuda.device_count()} CUDA GPUs", "use a lower number"
+        )
     return device
 
 

@@ -22,4 +22,6 @@ def supported_models() -> list[tuple[str, str]]:
 
 def _weights(name: str) -> str:
     tags = timm.list_pretrained(f"{name}.*")
-    return f"{len(tags)} sets of pretrained weights" if tags else "no pretrained weights"
+    if not tags:
+        return "no pretrained weights"
+    return f"{len(tags)} {'set' if len(tags) == 1 else 'sets'} of pretrained weights"

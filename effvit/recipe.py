@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from effvit.data.base import DataDefaults
 from effvit.errors import UsageError
 
+SEEDS = 2**32
+"""How many seeds NumPy takes: numpy.random.seed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -47,9 +50,24 @@ class Recipe:
                 raise UsageError(
                     f"{name} must be positive, not {getattr(self, name)}", "choose a small positive number"
                 )
+        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}", f"choose {name} of 0 or more")
         for name in ("label_smoothing", "drop_path", "horizontal_flip", "random_erasing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must lie in 0 to 1, not {getattr(self, name)}", "choose a share of 1")
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise UsageError(
+                f"layer_decay must lie above 0 and up to 1, not {self.layer_decay}", "choose a factor of 1 or less"
+            )
+        smallest, largest = self.crop_scale
+        if not 0 < smallest <= largest <= 1:
+            raise UsageError(f"crop_scale must rise within 0 to 1, not {self.crop_scale}", "choose two shares of 1")
+        if not 0 <= self.seed < SEEDS:
+            raise UsageError(f"seed must lie in 0 to {SEEDS - 1}, not {self.seed}", "choose a seed in that range")
 
 
 def default_recipe(hints: DataDefaults, *, from_scratch: bool) -> Recipe:
@@ -62,6 +80,7 @@ def default_recipe(hints: DataDefaults, *, from_scratch: bool) -> Recipe:
         crop_scale=hints.crop_scale,
         horizontal_flip=hints.horizontal_flip,
         auto_augment=hints.auto_augment,
+        random_erasing=hints.random_erasing,
     )
     if from_scratch:
         return replace(recipe, learning_rate=hints.scratch_learning_rate, layer_decay=None)

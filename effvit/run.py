@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from effvit.backbone import set_resolution
 from effvit.checkpoint import load_weights, read_weights
 from effvit.environment import Environment
-from effvit.errors import CheckpointError, StorageError
+from effvit.errors import CheckpointError, StorageError, UsageError
 from effvit.preprocessing import Preprocessing
 from effvit.recipe import Recipe
 from effvit.spec import ModelSpec
@@ -120,12 +120,18 @@ class Run:
             stream.write(msgspec.json.encode(epoch) + b"\n")
 
     def history(self) -> list[EpochRecord]:
-        """Return the finished epochs in order."""
+        """Return the finished epochs in order; a torn last line is left out.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
         path = self.folder / HISTORY
-        lines = path.read_bytes().splitlines() if path.exists() else []
+        written = path.read_bytes() if path.exists() else b""
+        # What follows the last line's end was torn off when the process was killed.
+        lines = written[: written.rfind(b"\n") + 1].splitlines()
         try:
-            return [msgspec.json.decode(line, type=EpochRecord) for line in lines if line.strip()]
-        except msgspec.DecodeError as error:
+            return [msgspec.json.decode(line, type=EpochRecord) for line in lines]
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{path} is damaged: {error}", "delete the file to lose only the history") from error
 
     def model(self, height: int | None = None, width: int | None = None) -> VisionTransformer:
@@ -156,13 +162,16 @@ def create_run(root: Path, name: str | None, record: RunRecord) -> Run:
     """Make a new run folder under `root`; without a name it is called after model, attention, data and time.
 
     Raises:
+        UsageError: The name is a path.
         StorageError: The folder cannot be made, or the name is taken.
     """
-    make_folder(root)
     if name is None:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         data = re.sub(r"[^A-Za-z0-9]+", "_", Path(record.data.name).name).strip("_") or "data"
         name = f"{record.spec.backbone.partition('.')[0]}-{record.spec.attention}-{data}-{stamp}"
+    # A run elsewhere than directly under `root` would not be found again.
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise UsageError(f"{name!r} cannot be the name of a run", "choose a --name that is one folder's name")
     folder = root / name
     if (folder / RECORD).exists():
         raise StorageError(f"the run {folder} exists already", "choose another --name, or remove the folder")
@@ -182,7 +191,8 @@ def open_run(folder: Path) -> Run:
         )
     try:
         record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
-    except (msgspec.DecodeError, OSError) as error:
+    # UnicodeDecodeError: msgspec lets it through. UsageError: a recipe that refuses its values.
+    except (msgspec.DecodeError, UnicodeDecodeError, OSError, UsageError) as error:
         raise CheckpointError(f"{path} is damaged or of another effvit: {error}", "fine-tune again") from error
     if record.schema != SCHEMA:
         raise CheckpointError(f"{path} has schema {record.schema!r}, not {SCHEMA!r}", "use the effvit that wrote it")

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import msgspec
+from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 
 from effvit.attention.base import AttentionVariant, InheritedAttention
@@ -53,17 +54,15 @@ def replace_attention(
     """Swap the attention of the blocks `layers` (None: all) for `variant`, in place.
 
     Raises:
-        UnsupportedError: The model's blocks do not hold timm's plain attention.
-        UsageError: An option or a block index the variant or the model does not have.
+        UnsupportedError: The model's blocks do not hold timm's plain attention, or were swapped before.
+        UsageError: No block at all, or an option or a block index the variant or the model does not have.
     """
     donors = attention_layers(model, type(model).__name__)
-    chosen = _chosen_layers(len(donors), layers)
+    # Everything that can be refused is, before the first block changes.
+    chosen = {index: _untouched(donors[index], index) for index in _chosen_layers(len(donors), layers)}
     before = set(model.state_dict())
     parsed = parse_options(variant, options)
-    for index in chosen:
-        donor = donors[index]
-        if isinstance(donor, InheritedAttention):
-            raise UnsupportedError(f"block {index} was swapped before", "start from a model with timm's own attention")
+    for index, donor in chosen.items():
         geometry = geometry_of(model, donor)
         parsed = variant.resolve(parsed, geometry)
         model.blocks[index].attn = variant.build(geometry, parsed, donor)
@@ -108,9 +107,17 @@ def parse_options(variant: AttentionVariant, pairs: Sequence[tuple[str, OptionVa
         ) from error
 
 
+def _untouched(layer: Attention | InheritedAttention, index: int) -> Attention:
+    if isinstance(layer, InheritedAttention):
+        raise UnsupportedError(f"block {index} was swapped before", "start from a model with timm's own attention")
+    return layer
+
+
 def _chosen_layers(depth: int, layers: Sequence[int] | None) -> list[int]:
     if layers is None:
         return list(range(depth))
+    if not layers:
+        raise UsageError("no block is named to be swapped", "name blocks, or leave --layers out to swap all of them")
     for index in layers:
         if not 0 <= index < depth:
             raise UsageError(f"block {index} does not exist", f"the model's blocks are numbered 0 to {depth - 1}")

@@ -7,8 +7,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from timm.data.mixup import Mixup
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 from effvit.accuracy import Accuracy, balanced_top1, top1, top5
 from effvit.checkpoint import save_weights
 from effvit.data.base import ImageData
-from effvit.errors import CheckFailedError, EffvitError, UsageError
+from effvit.errors import CheckFailedError, StorageError, UnsupportedError, UsageError
 from effvit.evaluate import count_correct, merge
 from effvit.images import ImageDataset, ImageLoader, pixel_batches
 from effvit.preprocessing import Preprocessing, normalise, training_transform
@@ -75,17 +76,23 @@ def train(
         DataError: An image vanished or became unreadable.
         StorageError: The disk is full.
         UsageError: Mixup with an odd batch, or fewer images than a batch needs.
+        UnsupportedError: The device has too little memory.
     """
-    trainer = _Trainer(run, model, data, device, workers)
+    progress = _Progress(run)
     try:
-        run = trainer.train(on_step, on_epoch)
+        _Trainer(progress, model, data, device, workers).train(on_step, on_epoch)
     except KeyboardInterrupt:
-        trainer.run.updated(replace(trainer.run.record, status="interrupted"))
+        progress.mark("interrupted")
         raise
-    except EffvitError:
-        _mark_failed(trainer.run)
+    except torch.OutOfMemoryError as error:
+        progress.mark("failed")
+        raise UnsupportedError(
+            f"a batch of {run.record.recipe.batch} needs more memory than {device} has", "use a smaller --batch"
+        ) from error
+    except Exception:
+        progress.mark("failed")
         raise
-    return run.updated(replace(run.record, status="done"))
+    return progress.run.updated(replace(progress.run.record, status="done"))
 
 
 def validate(
@@ -123,11 +130,33 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
 
 
+class _Progress:
+    """The run as far as it is on disk, whatever becomes of the training."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def best(self, epoch: EpochRecord) -> None:
+        """Record `epoch` and the hash of the weights that are its."""
+        record = with_weights(self.run.record, self.run.weights)
+        self.run = self.run.updated(replace(record, best=epoch))
+
+    def mark(self, status: Literal["interrupted", "failed"]) -> None:
+        """Record how the training ended."""
+        # The disk that is full may be why it ended; the first error is the one to show.
+        with suppress(StorageError):
+            self.run.updated(replace(self.run.record, status=status))
+
+
 class _Trainer:
-    def __init__(self, run: Run, model: VisionTransformer, data: ImageData, device: torch.device, workers: int) -> None:
-        recipe = run.record.recipe
+    def __init__(
+        self, progress: _Progress, model: VisionTransformer, data: ImageData, device: torch.device, workers: int
+    ) -> None:
+        self.progress = progress
+        self.folder, self.record = progress.run.folder, progress.run.record
+        recipe = self.record.recipe
         random_seed(recipe.seed)
-        self.run, self.data, self.device, self.recipe = run, data, device, recipe
+        self.data, self.device, self.recipe = data, device, recipe
         self.model = model.to(device)
         self.loader = self._loader(workers)
         self.optimizer = create_optimizer_v2(
@@ -142,7 +171,7 @@ class _Trainer:
         half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
         self.scaler = torch.amp.GradScaler(device.type, enabled=half)
 
-    def train(self, on_step: Callable[[Step], None], on_epoch: Callable[[EpochRecord], None]) -> Run:
+    def train(self, on_step: Callable[[Step], None], on_epoch: Callable[[EpochRecord], None]) -> None:
         best: EpochRecord | None = None
         for epoch in range(self.recipe.epochs):
             started = time.perf_counter()
@@ -151,13 +180,11 @@ class _Trainer:
             record = self._validated(epoch, loss, images, train_s)
             if best is None or record.top1 > best.top1:
                 best = record
-                save_weights(self.run.folder / WEIGHTS, self.model)
-                updated = with_weights(self.run.record, self.run.folder / WEIGHTS)
-                self.run = self.run.updated(replace(updated, best=best))
-            save_weights(self.run.folder / LAST, self.model)
-            self.run.append_epoch(record)
+                save_weights(self.folder / WEIGHTS, self.model)
+                self.progress.best(best)
+            save_weights(self.folder / LAST, self.model)
+            self.progress.run.append_epoch(record)
             on_epoch(record)
-        return self.run
 
     def _train_epoch(self, epoch: int, best: EpochRecord | None, on_step: Callable[[Step], None]) -> tuple[float, int]:
         self.model.train()
@@ -165,11 +192,7 @@ class _Trainer:
         started = time.perf_counter()
         for step, (pixels, labels) in enumerate(self.loader):
             loss = self._step(pixels.to(self.device), labels.to(self.device))
-            if not math.isfinite(loss):
-                raise CheckFailedError(
-                    f"the loss became {loss} in epoch {epoch + 1}, step {step + 1}",
-                    "lower --lr; the checkpoint of the last finished epoch is intact",
-                )
+            _require_finite(loss, f"in epoch {epoch + 1}, step {step + 1}")
             loss_sum += loss * len(labels)
             images += len(labels)
             self.scheduler.step_update(epoch * steps + step + 1)
@@ -201,8 +224,10 @@ class _Trainer:
         return float(loss.detach())
 
     def _validated(self, epoch: int, loss: float, images: int, train_s: float) -> EpochRecord:
-        record = self.run.record
+        record = self.record
         validation = validate(self.model, self.data, record.preprocessing, record.spec.trained, self.device)
+        # The last step of an epoch can ruin the weights without a loss that shows it.
+        _require_finite(validation.loss, f"on the held-out images after epoch {epoch + 1}")
         accuracy = validation.accuracy
         return EpochRecord(
             epoch=epoch + 1,
@@ -220,7 +245,7 @@ class _Trainer:
         )
 
     def _loader(self, workers: int) -> ImageLoader:
-        recipe, record = self.recipe, self.run.record
+        recipe, record = self.recipe, self.record
         batch = min(recipe.batch, len(self.data.train))
         if recipe.mixup or recipe.cutmix:
             batch -= batch % 2
@@ -260,11 +285,11 @@ class _Trainer:
         )
 
 
-def _mark_failed(run: Run) -> None:
-    try:
-        run.updated(replace(run.record, status="failed"))
-    except EffvitError:  # the disk that is full may be why the training failed; the first error is the one to show
-        return
+def _require_finite(loss: float, where: str) -> None:
+    if not math.isfinite(loss):
+        raise CheckFailedError(
+            f"the loss became {loss} {where}", "lower --lr; the checkpoint of the last finished epoch is intact"
+        )
 
 
 def host_peak_bytes() -> int | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 from effvit.backbone import check_resolution, create_backbone, patch_size, set_resolution
-from effvit.checkpoint import load_weights, read_weights
+from effvit.checkpoint import CLASSIFIERS, converted_weights, load_weights, read_weights
 from effvit.errors import CheckpointError, UnavailableError
-from effvit.run import RECORD, WeightsRecord, open_run
+from effvit.run import WeightsRecord, open_run
 from effvit.spec import OptionValue
 from effvit.surgery import Surgery, pick_variant, replace_attention
 
@@ -21,7 +23,8 @@ AUTO, PRETRAINED, NONE = "auto", "pretrained", "none"
 class Architecture:
     """What to build: a timm backbone, its classes, its attention, its input (height, width) and patch size in px.
 
-    `resolution` and `patch` None mean the backbone's own; `layers` None means every block.
+    `resolution` and `patch` None mean those of the run the weights come from, else the backbone's own; `layers` None
+    means every block. `drop_path` is the stochastic depth rate of the last block.
     """
 
     backbone: str
@@ -31,6 +34,7 @@ class Architecture:
     layers: tuple[int, ...] | None = None
     resolution: tuple[int, int] | None = None
     patch: int | None = None
+    drop_path: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,68 +57,87 @@ def initial_model(architecture: Architecture, weights: str) -> InitialModel:
         CheckpointError: The checkpoint is damaged or of another architecture.
         UnknownNameError, UnsupportedError, UsageError: The architecture cannot be built.
     """
+    # Named before timm is asked for the hub: a misspelt variant must not wait for the network.
+    pick_variant(architecture.attention)
     if weights == NONE:
-        return _swapped(architecture, _backbone(architecture), weights, "random")
+        return _random(architecture, weights)
     if weights == PRETRAINED:
-        return _swapped(architecture, _backbone(architecture, pretrained=True), weights, "pretrained")
+        return _pretrained(architecture, weights)
     if weights == AUTO:
         try:
-            return _swapped(architecture, _backbone(architecture, pretrained=True), weights, "pretrained")
+            return _pretrained(architecture, weights)
         except UnavailableError as error:
             warning = f"weights: {error.message}; training starts from random weights"
-            return _swapped(architecture, _backbone(architecture), weights, "random", (warning,))
-    return _from_checkpoint(architecture, Path(weights))
+            return _random(architecture, weights, (warning,))
+    path = Path(weights)
+    return _from_run(architecture, path) if path.is_dir() else _from_file(architecture, path)
 
 
 def _backbone(architecture: Architecture, *, pretrained: bool = False) -> VisionTransformer:
-    # Named before timm is asked for the hub: a misspelt variant must not wait for the network.
-    pick_variant(architecture.attention)
     return create_backbone(
         architecture.backbone,
         classes=architecture.classes,
         resolution=architecture.resolution,
         patch=architecture.patch,
+        drop_path=architecture.drop_path,
         pretrained=pretrained,
     )
 
 
-def _swapped(
-    architecture: Architecture, model: VisionTransformer, asked: str, origin: str, warnings: tuple[str, ...] = ()
-) -> InitialModel:
+def _random(architecture: Architecture, asked: str, warnings: tuple[str, ...] = ()) -> InitialModel:
+    model = _backbone(architecture)
     surgery = _swap(architecture, model)
-    inherited = len(surgery.inherited) if origin == "pretrained" else 0
-    fresh = surgery.new if origin == "pretrained" else tuple(model.state_dict())
-    record = WeightsRecord(asked, "pretrained" if origin == "pretrained" else "random", inherited, fresh)
-    return InitialModel(model, surgery, record, warnings)
+    return InitialModel(model, surgery, WeightsRecord(asked, "random", 0, tuple(model.state_dict())), warnings)
 
 
-def _from_checkpoint(architecture: Architecture, path: Path) -> InitialModel:
-    start = architecture.resolution
-    target: tuple[int, int] | None = None
-    file = path
-    if path.is_dir():
-        if not (path / RECORD).is_file():
-            raise CheckpointError(f"{path} holds no run", "name a run folder, or a checkpoint file inside it")
-        run = open_run(path)
-        spec, file = run.record.spec, run.weights
-        if spec.backbone != architecture.backbone:
-            raise CheckpointError(
-                f"the run {run.name} is a {spec.backbone}, not a {architecture.backbone}",
-                f"use `effvit finetune {spec.backbone} ...`, or another --weights",
-            )
-        # Built at the resolution its weights belong to, loaded, and only then resized: tensors that depend on the grid
-        # fit only there.
-        start, target = spec.trained, architecture.resolution
-        check_resolution(architecture.backbone, target or start, spec.patch or 1)
-    tensors = read_weights(file)
-    model = create_backbone(
-        architecture.backbone, classes=architecture.classes, resolution=start, patch=architecture.patch
-    )
+def _pretrained(architecture: Architecture, asked: str) -> InitialModel:
+    model = _backbone(architecture, pretrained=True)
     surgery = _swap(architecture, model)
-    fresh = load_weights(model, tensors, str(file), new=surgery.new)
+    fresh = surgery.new
+    # timm keeps the classifier only where the classes are those it was trained for.
+    config: Mapping[str, object] = vars(model)["pretrained_cfg"]
+    if architecture.classes != config["num_classes"]:
+        fresh += tuple(name for name in surgery.inherited if name.split(".")[0] in CLASSIFIERS)
+    record = WeightsRecord(asked, "pretrained", len(model.state_dict()) - len(fresh), fresh)
+    return InitialModel(model, surgery, record)
+
+
+def _from_run(architecture: Architecture, folder: Path) -> InitialModel:
+    run = open_run(folder)
+    spec, target = run.record.spec, architecture.resolution
+    if spec.backbone != architecture.backbone:
+        raise CheckpointError(
+            f"the run {run.name} is a {spec.backbone}, not a {architecture.backbone}",
+            f"use `effvit finetune {spec.backbone} ...`, or another --weights",
+        )
+    if architecture.patch not in (None, spec.patch):
+        raise CheckpointError(
+            f"the run {run.name} has patches of {spec.patch} px, not {architecture.patch}",
+            "leave --patch out, or use another --weights",
+        )
+    # Built at the resolution its weights belong to, loaded, and only then resized: tensors that depend on the grid fit
+    # only there.
+    model = _backbone(replace(architecture, resolution=spec.trained, patch=spec.patch))
+    if target is not None:
+        check_resolution(spec.backbone, target, patch_size(model)[0])
+    initial = _loaded(architecture, model, read_weights(run.weights), folder, run.weights)
     if target is not None:
         set_resolution(model, *target)
-    record = WeightsRecord(str(path), "checkpoint", len(model.state_dict()) - len(fresh), fresh)
+    return initial
+
+
+def _from_file(architecture: Architecture, path: Path) -> InitialModel:
+    tensors = read_weights(path)
+    model = _backbone(architecture)
+    return _loaded(architecture, model, converted_weights(model, tensors, str(path)), path, path)
+
+
+def _loaded(
+    architecture: Architecture, model: VisionTransformer, tensors: dict[str, Tensor], asked: Path, file: Path
+) -> InitialModel:
+    surgery = _swap(architecture, model)
+    fresh = load_weights(model, tensors, str(file), new=surgery.new)
+    record = WeightsRecord(str(asked), "checkpoint", len(model.state_dict()) - len(fresh), fresh)
     return InitialModel(model, surgery, record)
 
 

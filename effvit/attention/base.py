@@ -42,8 +42,9 @@ class Geometry:
 class AttentionMacs:
     """Multiply-accumulates of one layer for one image.
 
-    `projections` are the matrix products with learned `dim x dim` weights (q, k, v, output, output gate); `core` is all
-    the rest: what would vanish if mixing tokens were free.
+    `projections` are the matrix products with learned `dim x dim` weights (q, k, v, output); `core` is all the rest:
+    what would vanish if mixing tokens were free. A donor's output gate is in neither: no mechanism changes what it
+    costs, so `cost_of` adds it.
     """
 
     projections: int

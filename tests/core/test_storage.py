@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from effvit.errors import StorageError
-from effvit.storage import write_atomically
+from effvit.storage import make_folder, replacing, sha256_of, storage_errors, write_atomically
 
 
 def test_a_file_and_its_folders_appear(tmp_path: Path) -> None:
@@ -39,3 +39,69 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be written") as caught:
         write_atomically(tmp_path / "file" / "report.html", b"")
     assert "is a file" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "hint"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk quota exceeded", "free some of your quota"),
+        (OSError(errno.EACCES, "Permission denied"), "permission denied", "a folder that you may write to"),
+        (OSError(errno.EISDIR, "Is a directory"), "is a directory", "name a file"),
+        (OSError("without a number"), "oserror", "check the folder and the disk"),
+    ],
+)
+def test_the_cause_of_a_failed_write_decides_the_hint(error: OSError, cause: str, hint: str) -> None:
+    with pytest.raises(StorageError) as caught, storage_errors(Path("out")):
+        raise error
+    assert caught.value.message == f"out cannot be written: {cause}"
+    assert hint in caught.value.hint
+
+
+def test_only_errors_of_the_system_are_translated() -> None:
+    with pytest.raises(KeyError), storage_errors(Path("out")):
+        raise KeyError("x")
+
+
+def test_a_folder_is_made_with_its_parents_and_may_exist(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    assert make_folder(folder) == folder
+    assert make_folder(folder).is_dir()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(StorageError, match="permission denied"):
+        make_folder(tmp_path)
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file cannot be written"):
+        make_folder(tmp_path / "file")
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"old")
+
+    def interrupted() -> None:
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights"]
+
+
+def test_a_replaced_file_can_be_read_by_everyone(tmp_path: Path) -> None:
+    with replacing(tmp_path / "weights") as temporary:
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "weights").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_hash_is_that_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    # FIPS 180-4, the example for SHA-256 of "abc"
+    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

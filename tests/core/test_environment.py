@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from effvit.environment import capture_environment, package_version, usable_cores
+
+
+def fake_tool(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_the_driver_names_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_tool(tmp_path, "echo 'Some GPU, 1.2'; echo 'Other GPU, 1.2'", monkeypatch)
+    assert capture_environment().gpus == ("Some GPU, 1.2", "Other GPU, 1.2")
+
+
+def test_a_driver_that_fails_names_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_tool(tmp_path, "echo 'NVIDIA-SMI has failed'; exit 9", monkeypatch)
+    assert capture_environment().gpus == ()
+
+
+@pytest.mark.parametrize("error", [subprocess.TimeoutExpired("nvidia-smi", 20), PermissionError(13, "denied")])
+def test_a_driver_that_hangs_or_cannot_be_run_names_no_gpu(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tool(tmp_path, "", monkeypatch)
+
+    def refuse(*_command: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(subprocess, "run", refuse)  # waiting out the real limit would take 20 s
+    assert capture_environment().gpus == ()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_cores_are_those_this_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_threads_default_to_the_usable_cores() -> None:
+    assert capture_environment().threads == usable_cores()
+    assert capture_environment(1).threads == 1
+
+
+def test_a_package_that_is_not_installed_has_no_version() -> None:
+    assert package_version("effvit-does-not-exist") is None
+    environment = capture_environment()
+    assert dict(environment.packages)["torch"] == package_version("torch")
+    assert None not in dict(environment.packages).values()
+
+
+def test_a_key_is_equal_for_equal_environments_alone() -> None:
+    environment = capture_environment(2)
+    assert environment.key == replace(environment).key
+    assert environment.key != replace(environment, threads=3).key
+    assert environment.key != replace(environment, gpus=("Some GPU",)).key
