@@ -79,19 +79,20 @@ def train(
         UnsupportedError: The device has too little memory.
     """
     progress = _Progress(run)
+    ended: Literal["interrupted", "failed", "done"] = "failed"
     try:
         _Trainer(progress, model, data, device, workers).train(on_step, on_epoch)
+        ended = "done"
     except KeyboardInterrupt:
-        progress.mark("interrupted")
+        ended = "interrupted"
         raise
     except torch.OutOfMemoryError as error:
-        progress.mark("failed")
         raise UnsupportedError(
             f"a batch of {run.record.recipe.batch} needs more memory than {device} has", "use a smaller --batch"
         ) from error
-    except Exception:
-        progress.mark("failed")
-        raise
+    finally:
+        if ended != "done":
+            progress.mark(ended)
     return progress.run.updated(replace(progress.run.record, status="done"))
 
 
