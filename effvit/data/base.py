@@ -36,18 +36,18 @@ class DataDefaults:
     """What suits a data set where the user says nothing; `resolution` is in px, None for the model's own.
 
     `scratch_learning_rate` is the peak rate for training from random weights, `study_resolutions` (px) are what a study
-    profiles. `crop_scale` and all from `horizontal_flip` on, but the resolutions, are an `Augmentation`.
+    profiles. From `crop_scale` to `random_erasing` the fields are an `Augmentation`.
     """
 
     model: str
     resolution: int | None
     epochs: int
-    scratch_learning_rate: float
     crop_scale: tuple[float, float]
     horizontal_flip: float
-    study_resolutions: tuple[int, ...]
     auto_augment: str | None = None
     random_erasing: float = 0.0
+    scratch_learning_rate: float = 1e-3
+    study_resolutions: tuple[int, ...] = (224, 384, 512)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

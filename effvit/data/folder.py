@@ -26,11 +26,10 @@ DEFAULTS = DataDefaults(
     model="vit_tiny_patch16_224",
     resolution=None,
     epochs=10,
-    scratch_learning_rate=1e-3,
     crop_scale=(0.08, 1.0),
     horizontal_flip=0.5,
-    study_resolutions=(224, 384, 512),
-    auto_augment="rand-m9-mstd0.5-inc1",
+    # Capped below magnitude 10, where timm's posterize keeps 0 bits, which Pillow has come to refuse.
+    auto_augment="rand-m9-mstd0.5-mmax9-inc1",
 )
 
 
