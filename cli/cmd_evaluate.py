@@ -16,7 +16,7 @@ from effvit.cli.options import (
     precisions_from_text,
     resolutions_from_text,
 )
-from effvit.cli.output import counting, show, write_json
+from effvit.cli.output import CountingBar, progress_bars, show, write_json
 
 if TYPE_CHECKING:
     from effvit.accuracy import Accuracy
@@ -48,7 +48,7 @@ def evaluate(
     chosen.require(kind)
     rows: list[tuple[str, str, Accuracy]] = []
     count = threads or usable_cores()
-    with counting("preparing images") as progress, PixelStore(progress) as pixels:
+    with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         for one in resolve_runs(runs, run or [], []):
             for height, width in sizes or [one.record.spec.trained]:
                 source = Source(one, height, width, kind)

@@ -18,7 +18,7 @@ from effvit.cli.options import (
     precisions_from_text,
     resolutions_from_text,
 )
-from effvit.cli.output import counting, say, show, write_json
+from effvit.cli.output import CountingBar, progress_bars, say, show, write_json
 from effvit.errors import BackendUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def export(
     wanted = [(graph_backend, precision) for precision in dict.fromkeys([*graphs, *engines])]
     wanted += [(engine_backend, precision) for precision in engines if missing is None]
     made: list[Artifact] = []
-    with counting("preparing images") as progress, PixelStore(progress) as pixels:
+    with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         for one in chosen:
             for height, width in sizes or [one.record.spec.trained]:
                 for backend, precision in wanted:

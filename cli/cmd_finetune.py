@@ -16,7 +16,7 @@ from effvit.cli.options import (
     pairs_from_texts,
     resolutions_from_text,
 )
-from effvit.cli.output import counting, hint, say, write_json
+from effvit.cli.output import CountingBar, hint, progress_bars, say, write_json
 from effvit.errors import UsageError
 
 
@@ -90,8 +90,6 @@ def finetune(
     from effvit.surgery import pick_variant
 
     pick_variant(attn)  # a misspelt name must not wait for the images to be checked
-    with counting("checking images") as progress:
-        images = load_data(data, skip_corrupt=skip_corrupt, progress=progress)
     request = Finetuning(
         attention=attn,
         model=model,
@@ -105,10 +103,14 @@ def finetune(
         workers=workers,
         threads=threads,
     )
-    from effvit.cli.training import TrainingDisplay
+    from effvit.cli.training import TrainingDisplay, warn_of_skipped
 
-    with TrainingDisplay() as display:
-        run = run_finetuning(request, images, out=runs, name=name, listener=display)
+    with progress_bars() as progress:
+        images = load_data(
+            data, skip_corrupt=skip_corrupt, progress=CountingBar(progress, "checking images", "checked")
+        )
+        warn_of_skipped(images)
+        run = run_finetuning(request, images, out=runs, name=name, listener=TrainingDisplay(progress))
     if json:
         import msgspec
 

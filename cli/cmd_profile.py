@@ -20,7 +20,7 @@ from effvit.cli.options import (
     precisions_from_text,
     resolutions_from_text,
 )
-from effvit.cli.output import counting, hint, say, show, write_json
+from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
 from effvit.errors import CellsFailedError
 
 if TYPE_CHECKING:
@@ -88,8 +88,10 @@ def profile(
         eval_images=eval_images,
     )
     results = out or runs / "results.jsonl"
-    with counting("preparing images") as progress, PixelStore(progress) as pixels, SweepDisplay() as display:
+    with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
+        display = SweepDisplay(progress)
         outcomes = run_sweep(plan, effort, results, pixels, display)
+        display.close()
     show_outcomes(outcomes, json=json)
     say(f"results: {results}")
     if not any(one.record.spec.attention == "softmax" for one in chosen):

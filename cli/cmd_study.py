@@ -18,7 +18,7 @@ from effvit.cli.options import (
     precisions_from_text,
     resolutions_from_text,
 )
-from effvit.cli.output import counting, say
+from effvit.cli.output import CountingBar, progress_bars, say
 from effvit.errors import UsageError
 
 
@@ -67,6 +67,7 @@ def study(
 
     from effvit.cli.studying import StudyDisplay
     from effvit.cli.sweeping import SweepDisplay
+    from effvit.cli.training import warn_of_skipped
     from effvit.data.base import load_data
     from effvit.environment import usable_cores
     from effvit.profiling.report.writer import write_report
@@ -75,8 +76,11 @@ def study(
     from effvit.surgery import attention_variants, pick_variant
 
     attentions = [pick_variant(name).name for name in names_from_text(attn)] or sorted(attention_variants())
-    with counting("checking images") as progress:
-        images = load_data(data, skip_corrupt=skip_corrupt, progress=progress)
+    with progress_bars() as progress:
+        images = load_data(
+            data, skip_corrupt=skip_corrupt, progress=CountingBar(progress, "checking images", "checked")
+        )
+    warn_of_skipped(images)
     recipe = {"epochs": epochs, "batch": train_batch, "learning_rate": lr, "seed": seed}
     request = Study(
         data=images.name,
@@ -94,8 +98,15 @@ def study(
     )
     folder = out or Path("studies") / (Path(images.name).name or "data")
     effort = Effort(threads=threads or usable_cores(), eval_images=eval_images)
-    with StudyDisplay() as display, SweepDisplay() as sweeping:
-        outcomes = run_study(request, images, folder, effort, display, lambda: sweeping)
+    with progress_bars() as progress:
+        display, sweeping = StudyDisplay(progress), SweepDisplay(progress)
+
+        def begin_sweep() -> SweepDisplay:
+            display.close()
+            return sweeping
+
+        outcomes = run_study(request, images, folder, effort, display, begin_sweep)
+        sweeping.close()
     written = write_report(outcomes, folder / "report")
     show_outcomes(outcomes, json=json)
     say(f"report: {written.html}")

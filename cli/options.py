@@ -24,7 +24,7 @@ ResolutionsOption = Annotated[
 ]
 RunArguments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[RUN]...", help="run folders or names [default: the newest run]", show_default=False),
+    typer.Argument(metavar="RUN", help="run folders or names [default: the newest run]", show_default=False),
 ]
 AttentionsOption = Annotated[
     str | None, typer.Option("--attn", metavar="NAME,...", help="take the newest run of each of these variants")
