@@ -36,7 +36,9 @@ def export(
     ] = None,
     attn: AttentionsOption = None,
     res: ResolutionsOption = None,
-    verify_images: Annotated[int, typer.Option(min=1, help="held-out images to compare with PyTorch on")] = 64,
+    verify_images: Annotated[
+        int, typer.Option(metavar="N", min=1, help="held-out images to compare with PyTorch on")
+    ] = 64,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,

@@ -43,20 +43,26 @@ def finetune(
     patch: Annotated[
         int | None, typer.Option(metavar="PX", min=1, help="patch size [default: the model's own]")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="passes over the training part")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="images a step")] = None,
-    lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay")] = None,
-    layer_decay: Annotated[float | None, typer.Option(help="learning rate factor from block to block")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="share of the target given to all classes")] = None,
-    mixup: Annotated[float | None, typer.Option(help="mixup alpha, 0 is off")] = None,
-    cutmix: Annotated[float | None, typer.Option(help="cutmix alpha, 0 is off")] = None,
-    drop_path: Annotated[float | None, typer.Option(help="stochastic depth rate of the last block")] = None,
-    seed: Annotated[int | None, typer.Option(help="for weights, order and augmentation")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="passes over the training part")] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", min=1, help="images a step")] = None,
+    lr: Annotated[float | None, typer.Option(metavar="X", help="peak learning rate")] = None,
+    weight_decay: Annotated[float | None, typer.Option(metavar="X", help="AdamW's weight decay")] = None,
+    layer_decay: Annotated[
+        float | None, typer.Option(metavar="X", help="learning rate factor from block to block")
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(metavar="X", help="share of the target given to all classes")
+    ] = None,
+    mixup: Annotated[float | None, typer.Option(metavar="X", help="mixup alpha, 0 is off")] = None,
+    cutmix: Annotated[float | None, typer.Option(metavar="X", help="cutmix alpha, 0 is off")] = None,
+    drop_path: Annotated[
+        float | None, typer.Option(metavar="X", help="stochastic depth rate of the last block")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="for weights, order and augmentation")] = None,
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda[:N]", help="where to train [default: cuda if there]")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="processes that load images")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", min=0, help="processes that load images")] = None,
     threads: ThreadsOption = None,
     skip_corrupt: SkipCorruptOption = False,
     name: Annotated[str | None, typer.Option(help="the run's name [default: model, attention, data, time]")] = None,

@@ -36,17 +36,19 @@ def study(
     train_res: Annotated[
         str | None, typer.Option(metavar="PX", help="image size to train at [default: what suits]")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="passes over the training part")] = None,
-    train_batch: Annotated[int | None, typer.Option(min=1, help="images a training step")] = None,
-    lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
-    seed: Annotated[int, typer.Option(help="for weights, order and augmentation; the same for all variants")] = 0,
+    epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="passes over the training part")] = None,
+    train_batch: Annotated[int | None, typer.Option(metavar="N", min=1, help="images a training step")] = None,
+    lr: Annotated[float | None, typer.Option(metavar="X", help="peak learning rate")] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="for weights, order and augmentation; the same for all variants")
+    ] = 0,
     res: ResolutionsOption = None,
     batch: Annotated[str, typer.Option(metavar="N,...", help="images a call: 1,8,32 or FIRST:LAST:FACTOR")] = "1,8",
     precision: Annotated[str, typer.Option(metavar="NAME,...", help="types to compute in")] = "fp32",
     backend: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="runtimes [default: all that are here]", show_default=False)
     ] = None,
-    eval_images: Annotated[int, typer.Option(min=0, help="held-out images for accuracy; 0 is all")] = 500,
+    eval_images: Annotated[int, typer.Option(metavar="N", min=0, help="held-out images for accuracy; 0 is all")] = 500,
     threads: ThreadsOption = None,
     skip_corrupt: SkipCorruptOption = False,
     out: Annotated[

@@ -33,8 +33,8 @@ class TrainingDisplay(Listener):
         say(
             f"{record.spec.backbone} with {record.spec.attention} attention at {height} x {width} px, "
             f"{record.weights.origin} weights; {record.data.train_images} images of {record.data.name} in "
-            f"{len(record.data.classes)} classes, {record.data.val_images} held out; {record.recipe.epochs} epochs on "
-            f"{record.device}"
+            f"{len(record.data.classes)} classes, {record.data.val_images} held out; {record.recipe.epochs} "
+            f"epoch{'s' if record.recipe.epochs > 1 else ''} on {record.device}"
         )
         if record.weights.origin != "random":
             say(f"{record.weights.inherited} tensors carried over, new: {', '.join(record.weights.fresh) or 'none'}")

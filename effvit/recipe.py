@@ -49,7 +49,7 @@ class Recipe:
                 )
         for name in ("label_smoothing", "drop_path", "horizontal_flip", "random_erasing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} must lie in 0 to 1, not {getattr(self, name)}", "choose a share of 1")
+                raise UsageError(f"{name} must lie in 0 to 1, not {getattr(self, name)}", "choose a share from 0 to 1")
 
 
 def default_recipe(hints: DataDefaults, *, from_scratch: bool) -> Recipe:

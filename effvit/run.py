@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from effvit.backbone import set_resolution
 from effvit.checkpoint import load_weights, read_weights
 from effvit.environment import Environment
-from effvit.errors import CheckpointError, StorageError
+from effvit.errors import CheckpointError, StorageError, UnknownNameError, UsageError
 from effvit.preprocessing import Preprocessing
 from effvit.recipe import Recipe
 from effvit.spec import ModelSpec
@@ -156,8 +156,12 @@ def create_run(root: Path, name: str | None, record: RunRecord) -> Run:
     """Make a new run folder under `root`; without a name it is called after model, attention, data and time.
 
     Raises:
+        UsageError: The name is more or less than the name of one folder.
         StorageError: The folder cannot be made, or the name is taken.
     """
+    if name is not None and (Path(name).name != name or name.startswith(".")):
+        # A run elsewhere than right under `root` would not be found again.
+        raise UsageError(f"a run cannot be called {name!r}", "choose a --name without slashes and leading dots")
     make_folder(root)
     if name is None:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -218,11 +222,19 @@ def resolve_runs(root: Path, names: Sequence[str], attentions: Sequence[str]) ->
     Neither: the newest run of all.
 
     Raises:
-        CheckpointError: One of them does not exist.
+        CheckpointError, UnknownNameError: One of them does not exist.
     """
-    runs = [open_run(Path(name) if (Path(name) / RECORD).is_file() else root / name) for name in names]
+    runs = [open_run(_folder_of(root, name)) for name in names]
     runs += [newest_run(root, attention) for attention in attentions]
     return runs or [newest_run(root)]
+
+
+def _folder_of(root: Path, name: str) -> Path:
+    """Return the folder of the run called `name`, which is a path or a name under `root`."""
+    known = [run.name for run in find_runs(root)]
+    if not Path(name).exists() and not (root / name).exists() and known:
+        raise UnknownNameError("run", name, known)
+    return Path(name) if (Path(name) / RECORD).is_file() else root / name
 
 
 def now() -> str:

@@ -121,6 +121,12 @@ class Effort:
         for name in ("threads", "rounds", "samples", "verify_images"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "choose 1 or more")
+        for name in ("least_s", "warmup_s"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}", "choose a number of seconds")
+        for name in ("most_s", "timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must be positive, not {getattr(self, name)}", "choose a number of seconds")
 
 
 class Listener(Protocol):
@@ -319,7 +325,7 @@ class _GroupMeasurement:
         rounds = self.effort.rounds
         order = random.Random(self.comparison)
         for index in range(rounds):
-            self.sweep.listener.stage(f"measuring {self.group}: round {index + 1} of {rounds}")
+            self.sweep.listener.stage(f"round {index + 1} of {rounds}: {self.group}")
             turn = self._alive()
             order.shuffle(turn)
             for run in turn:
