@@ -65,7 +65,9 @@ def finetune(
     workers: Annotated[int | None, typer.Option(metavar="N", min=0, help="processes that load images")] = None,
     threads: ThreadsOption = None,
     skip_corrupt: SkipCorruptOption = False,
-    name: Annotated[str | None, typer.Option(help="the run's name [default: model, attention, data, time]")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="the run's name [default: model, attention, data, time]")
+    ] = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
 ) -> None:

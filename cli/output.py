@@ -58,9 +58,11 @@ def show(renderable: RenderableType) -> None:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 200
-    with _writing_to_stdout():
-        # Names and paths may hold square brackets: they are not markup.
-        Console(highlight=False, markup=False, width=width).print(renderable)
+    # Names and paths may hold square brackets: they are not markup.
+    console = Console(highlight=False, markup=False, width=width)
+    with console.capture() as captured:  # rich itself would answer a reader that has gone with exit code 1
+        console.print(renderable, end="")
+    write(captured.get().rstrip("\n"))
 
 
 def write_json(data: bytes) -> None:
