@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -57,12 +58,12 @@ def show(renderable: RenderableType) -> None:
     """
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 200
+    terminal = sys.stdout.isatty()
+    width = None if terminal else 200
+    text = io.StringIO()  # writing to stdout itself, rich would end with exit code 1 where the reader has gone
     # Names and paths may hold square brackets: they are not markup.
-    console = Console(highlight=False, markup=False, width=width)
-    with console.capture() as captured:  # rich itself would answer a reader that has gone with exit code 1
-        console.print(renderable, end="")
-    write(captured.get().rstrip("\n"))
+    Console(file=text, force_terminal=terminal, highlight=False, markup=False, width=width).print(renderable)
+    write(text.getvalue().rstrip("\n"))
 
 
 def write_json(data: bytes) -> None:
