@@ -16,7 +16,8 @@ from effvit.cli.options import (
     precisions_from_text,
     resolutions_from_text,
 )
-from effvit.cli.output import counting, show, write_json
+from effvit.cli.output import CountingBar, progress_bars, show, write_json
+from effvit.errors import UsageError
 
 if TYPE_CHECKING:
     from effvit.accuracy import Accuracy
@@ -28,14 +29,18 @@ def evaluate(
     precision: Annotated[str, typer.Option(metavar="NAME", help="type to compute in")] = "fp32",
     res: ResolutionsOption = None,
     eval_images: Annotated[
-        int, typer.Option(min=0, help="held-out images, evenly over the classes; 0 is all of them")
+        int, typer.Option(metavar="N", min=0, help="held-out images, evenly over the classes; 0 is all of them")
     ] = 0,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
 ) -> None:
     """Measure top-1, top-5 and class-balanced accuracy on the held-out images, through any backend."""
-    (kind,) = precisions_from_text(precision)[:1]
+    kind, *others = precisions_from_text(precision)
+    if others:
+        raise UsageError(
+            f"accuracy is measured in one precision at a time, not in {precision}", f"choose --precision {kind}"
+        )
     sizes = resolutions_from_text(res) if res is not None else None
 
     from effvit.environment import usable_cores
@@ -48,7 +53,7 @@ def evaluate(
     chosen.require(kind)
     rows: list[tuple[str, str, Accuracy]] = []
     count = threads or usable_cores()
-    with counting("preparing images") as progress, PixelStore(progress) as pixels:
+    with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         for one in resolve_runs(runs, run or [], []):
             for height, width in sizes or [one.record.spec.trained]:
                 source = Source(one, height, width, kind)

@@ -18,7 +18,7 @@ from effvit.cli.options import (
     precisions_from_text,
     resolutions_from_text,
 )
-from effvit.cli.output import counting, say, show, write_json
+from effvit.cli.output import CountingBar, progress_bars, say, show, write_json
 from effvit.errors import BackendUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def export(
     ] = None,
     attn: AttentionsOption = None,
     res: ResolutionsOption = None,
-    verify_images: Annotated[int, typer.Option(min=1, help="held-out images to compare with PyTorch on")] = 64,
+    verify_images: Annotated[
+        int, typer.Option(metavar="N", min=1, help="held-out images to compare with PyTorch on")
+    ] = 64,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
@@ -62,7 +64,7 @@ def export(
     wanted = [(graph_backend, precision) for precision in dict.fromkeys([*graphs, *engines])]
     wanted += [(engine_backend, precision) for precision in engines if missing is None]
     made: list[Artifact] = []
-    with counting("preparing images") as progress, PixelStore(progress) as pixels:
+    with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         for one in chosen:
             for height, width in sizes or [one.record.spec.trained]:
                 for backend, precision in wanted:

@@ -16,7 +16,7 @@ from effvit.cli.options import (
     pairs_from_texts,
     resolutions_from_text,
 )
-from effvit.cli.output import counting, hint, say, write_json
+from effvit.cli.output import CountingBar, hint, progress_bars, say, write_json
 from effvit.errors import UsageError
 
 
@@ -43,23 +43,31 @@ def finetune(
     patch: Annotated[
         int | None, typer.Option(metavar="PX", min=1, help="patch size [default: the model's own]")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="passes over the training part")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="images a step")] = None,
-    lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay")] = None,
-    layer_decay: Annotated[float | None, typer.Option(help="learning rate factor from block to block")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="share of the target given to all classes")] = None,
-    mixup: Annotated[float | None, typer.Option(help="mixup alpha, 0 is off")] = None,
-    cutmix: Annotated[float | None, typer.Option(help="cutmix alpha, 0 is off")] = None,
-    drop_path: Annotated[float | None, typer.Option(help="stochastic depth rate of the last block")] = None,
-    seed: Annotated[int | None, typer.Option(help="for weights, order and augmentation")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="passes over the training part")] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", min=1, help="images a step")] = None,
+    lr: Annotated[float | None, typer.Option(metavar="X", help="peak learning rate")] = None,
+    weight_decay: Annotated[float | None, typer.Option(metavar="X", help="AdamW's weight decay")] = None,
+    layer_decay: Annotated[
+        float | None, typer.Option(metavar="X", help="learning rate factor from block to block")
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(metavar="X", help="share of the target given to all classes")
+    ] = None,
+    mixup: Annotated[float | None, typer.Option(metavar="X", help="mixup alpha, 0 is off")] = None,
+    cutmix: Annotated[float | None, typer.Option(metavar="X", help="cutmix alpha, 0 is off")] = None,
+    drop_path: Annotated[
+        float | None, typer.Option(metavar="X", help="stochastic depth rate of the last block")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="for weights, order and augmentation")] = None,
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda[:N]", help="where to train [default: cuda if there]")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="processes that load images")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", min=0, help="processes that load images")] = None,
     threads: ThreadsOption = None,
     skip_corrupt: SkipCorruptOption = False,
-    name: Annotated[str | None, typer.Option(help="the run's name [default: model, attention, data, time]")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="the run's name [default: model, attention, data, time]")
+    ] = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
 ) -> None:
@@ -90,8 +98,6 @@ def finetune(
     from effvit.surgery import pick_variant
 
     pick_variant(attn)  # a misspelt name must not wait for the images to be checked
-    with counting("checking images") as progress:
-        images = load_data(data, skip_corrupt=skip_corrupt, progress=progress)
     request = Finetuning(
         attention=attn,
         model=model,
@@ -105,10 +111,14 @@ def finetune(
         workers=workers,
         threads=threads,
     )
-    from effvit.cli.training import TrainingDisplay
+    from effvit.cli.training import TrainingDisplay, warn_of_skipped
 
-    with TrainingDisplay() as display:
-        run = run_finetuning(request, images, out=runs, name=name, listener=display)
+    with progress_bars() as progress:
+        images = load_data(
+            data, skip_corrupt=skip_corrupt, progress=CountingBar(progress, "checking images", "checked")
+        )
+        warn_of_skipped(images)
+        run = run_finetuning(request, images, out=runs, name=name, listener=TrainingDisplay(progress))
     if json:
         import msgspec
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,11 +21,12 @@ from effvit.cli.options import (
     precisions_from_text,
     resolutions_from_text,
 )
-from effvit.cli.output import counting, hint, say, show, write_json
+from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
 from effvit.errors import CellsFailedError
 
 if TYPE_CHECKING:
     from effvit.profiling.records import Outcome
+    from effvit.run import Run
 
 UNFINISHED = ("failed", "oom", "timeout", "build_failed")
 
@@ -42,14 +44,20 @@ def profile(
         Path | None,
         typer.Option(metavar="FILE", help="result file [default: results.jsonl among the runs]", show_default=False),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="interleaved rounds")] = 5,
-    samples: Annotated[int, typer.Option(min=1, help="timed launches a cell, over all rounds")] = 30,
-    least_s: Annotated[float, typer.Option("--least-s", help="timed seconds a cell, at least")] = 1.0,
-    most_s: Annotated[float, typer.Option("--most-s", help="timed seconds a cell, at most")] = 20.0,
-    warmup_ms: Annotated[float, typer.Option("--warmup-ms", help="untimed milliseconds before every round")] = 100.0,
-    timeout_s: Annotated[float, typer.Option("--timeout-s", help="seconds a cell's process may take")] = 600.0,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="interleaved rounds")] = 5,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="timed launches a cell, over all rounds")] = 30,
+    least_s: Annotated[
+        float, typer.Option("--least-s", metavar="SECONDS", help="timed seconds a cell, at least")
+    ] = 1.0,
+    most_s: Annotated[float, typer.Option("--most-s", metavar="SECONDS", help="timed seconds a cell, at most")] = 20.0,
+    warmup_ms: Annotated[
+        float, typer.Option("--warmup-ms", metavar="MS", help="untimed milliseconds before every round")
+    ] = 100.0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", metavar="SECONDS", help="seconds a cell's process may take")
+    ] = 600.0,
     eval_images: Annotated[
-        int, typer.Option(min=0, help="held-out images for accuracy, evenly over classes; 0 is all")
+        int, typer.Option(metavar="N", min=0, help="held-out images for accuracy, evenly over classes; 0 is all")
     ] = 500,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
@@ -63,12 +71,18 @@ def profile(
     sizes = resolutions_from_text(res) if res is not None else None
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
 
+    from effvit.export.base import pick_backend
+
+    backends = names_from_text(backend)
+    for name in backends:  # before the seconds that importing PyTorch takes
+        pick_backend(name).require()
+
     from effvit.cli.sweeping import SweepDisplay
     from effvit.environment import usable_cores
     from effvit.profiling.pixels import PixelStore
     from effvit.profiling.plan import Effort, Plan, available_backends
     from effvit.profiling.sweep import run_sweep
-    from effvit.run import resolve_runs
+    from effvit.run import find_runs, resolve_runs
 
     chosen = resolve_runs(runs, run or [], names_from_text(attn))
     plan = Plan(
@@ -76,7 +90,7 @@ def profile(
         resolutions=tuple(sizes or dict.fromkeys(one.record.spec.trained for one in chosen)),
         batches=tuple(batches),
         precisions=tuple(precisions),
-        backends=tuple(names_from_text(backend)) or available_backends(),
+        backends=tuple(backends) or available_backends(),
     )
     effort = Effort(
         threads=threads or usable_cores(),
@@ -89,13 +103,27 @@ def profile(
         eval_images=eval_images,
     )
     results = out or runs / "results.jsonl"
-    with counting("preparing images") as progress, PixelStore(progress) as pixels, SweepDisplay() as display:
+    with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
+        display = SweepDisplay(progress)
         outcomes = run_sweep(plan, effort, results, pixels, display)
+        display.close()
     show_outcomes(outcomes, json=json)
     say(f"results: {results}")
     if not any(one.record.spec.attention == "softmax" for one in chosen):
-        hint("name a softmax run beside these to see what they gain: `effvit profile RUN SOFTMAX_RUN`")
+        hint(_advise_baseline(chosen, find_runs(runs)))
     raise_if_unfinished(outcomes)
+
+
+def _advise_baseline(chosen: Sequence[Run], known: Sequence[Run]) -> str:
+    """Return how to see what the chosen runs gain over softmax: with a run that there is, or one to be made."""
+    backbone = chosen[0].record.spec.backbone
+    names = " ".join(run.name for run in chosen)
+    alike = [run for run in known if run.record.spec.attention == "softmax" and run.record.spec.backbone == backbone]
+    if alike:
+        return (
+            f"to see what they gain, measure a softmax run beside them: `effvit profile {names} {alike[-1].name} ...`"
+        )
+    return f"to see what they gain, make a softmax run with `effvit finetune {backbone}` and name it beside them"
 
 
 def show_outcomes(outcomes: list[Outcome], *, json: bool) -> None:

@@ -18,7 +18,7 @@ from effvit.cli.options import (
     precisions_from_text,
     resolutions_from_text,
 )
-from effvit.cli.output import counting, say
+from effvit.cli.output import CountingBar, progress_bars, say
 from effvit.errors import UsageError
 
 # Many cells, and rounds of each: half of what a single `effvit profile` takes for one.
@@ -39,17 +39,19 @@ def study(
     train_res: Annotated[
         str | None, typer.Option(metavar="PX", help="image size to train at [default: what suits]")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="passes over the training part")] = None,
-    train_batch: Annotated[int | None, typer.Option(min=1, help="images a training step")] = None,
-    lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
-    seed: Annotated[int, typer.Option(help="for weights, order and augmentation; the same for all variants")] = 0,
+    epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="passes over the training part")] = None,
+    train_batch: Annotated[int | None, typer.Option(metavar="N", min=1, help="images a training step")] = None,
+    lr: Annotated[float | None, typer.Option(metavar="X", help="peak learning rate")] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="for weights, order and augmentation; the same for all variants")
+    ] = 0,
     res: ResolutionsOption = None,
     batch: Annotated[str, typer.Option(metavar="N,...", help="images a call: 1,8,32 or FIRST:LAST:FACTOR")] = "1,8",
     precision: Annotated[str, typer.Option(metavar="NAME,...", help="types to compute in")] = "fp32",
     backend: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="runtimes [default: all that are here]", show_default=False)
     ] = None,
-    eval_images: Annotated[int, typer.Option(min=0, help="held-out images for accuracy; 0 is all")] = 500,
+    eval_images: Annotated[int, typer.Option(metavar="N", min=0, help="held-out images for accuracy; 0 is all")] = 500,
     threads: ThreadsOption = None,
     skip_corrupt: SkipCorruptOption = False,
     out: Annotated[
@@ -70,6 +72,7 @@ def study(
 
     from effvit.cli.studying import StudyDisplay
     from effvit.cli.sweeping import SweepDisplay
+    from effvit.cli.training import warn_of_skipped
     from effvit.data.base import load_data
     from effvit.environment import usable_cores
     from effvit.profiling.plan import Effort, available_backends
@@ -78,8 +81,11 @@ def study(
     from effvit.surgery import attention_variants, pick_variant
 
     attentions = [pick_variant(name).name for name in names_from_text(attn)] or sorted(attention_variants())
-    with counting("checking images") as progress:
-        images = load_data(data, skip_corrupt=skip_corrupt, progress=progress)
+    with progress_bars() as progress:
+        images = load_data(
+            data, skip_corrupt=skip_corrupt, progress=CountingBar(progress, "checking images", "checked")
+        )
+    warn_of_skipped(images)
     recipe = {"epochs": epochs, "batch": train_batch, "learning_rate": lr, "seed": seed}
     request = Study(
         data=images.name,
@@ -97,8 +103,15 @@ def study(
     )
     folder = out or Path("studies") / (Path(images.name).name or "data")
     effort = Effort(threads=threads or usable_cores(), least_s=STUDY_LEAST_S, eval_images=eval_images)
-    with StudyDisplay() as display, SweepDisplay() as sweeping:
-        outcomes = run_study(request, images, folder, effort, display, lambda: sweeping)
+    with progress_bars() as progress:
+        display, sweeping = StudyDisplay(progress), SweepDisplay(progress)
+
+        def begin_sweep() -> SweepDisplay:
+            display.close()
+            return sweeping
+
+        outcomes = run_study(request, images, folder, effort, display, begin_sweep)
+        sweeping.close()
     written = write_report(outcomes, folder / "report")
     show_outcomes(outcomes, json=json)
     say(f"report: {written.html}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+import re
 import sys
+from collections.abc import Sequence
 
 import typer
 
 from effvit import __version__
 from effvit.cli import cmd_doctor, cmd_evaluate, cmd_export, cmd_finetune, cmd_list, cmd_profile, cmd_report, cmd_study
-from effvit.cli.output import report_error, say
-from effvit.errors import EffvitError
+from effvit.cli.output import discard_stdout, report_error, say, write
+from effvit.errors import EffvitError, UsageError
 
 INTERRUPTED = 130
 
@@ -20,15 +21,16 @@ app = typer.Typer(
     "verifies and profiles it on this machine, and reports what each mechanism costs and gains.",
     epilog="Exit codes: 0 done, 2 wrong usage, 3 missing software, weights or device, 4 a check failed, "
     "5 some cells failed.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # formatting help with rich takes longer than everything else that help needs
+    context_settings={"max_content_width": 100},
 )
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"effvit {__version__}")
+        write(f"effvit {__version__}")
         raise typer.Exit
 
 
@@ -37,34 +39,72 @@ def options(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="print the version"),
 ) -> None:
     """Take the options before a command's name."""
+    import logging
+
+    # These narrate retries and resampling; what matters of it is raised or recorded by us.
+    for noisy in ("huggingface_hub", "timm", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
-app.command("doctor")(cmd_doctor.doctor)
-app.command("list")(cmd_list.list_names)
-app.command("finetune")(cmd_finetune.finetune)
-app.command("evaluate")(cmd_evaluate.evaluate)
-app.command("export")(cmd_export.export)
-app.command("profile")(cmd_profile.profile)
-app.command("report")(cmd_report.report)
-app.command("study")(cmd_study.study)
+# The summaries of `effvit --help`: what fits a line of 80 characters.
+app.command("doctor", short_help="say what this machine can run")(cmd_doctor.doctor)
+app.command("list", short_help="list attention variants, backends, metrics, data or models")(cmd_list.list_names)
+app.command("finetune", short_help="swap the attention of a model and fine-tune it")(cmd_finetune.finetune)
+app.command("evaluate", short_help="measure accuracy through any backend")(cmd_evaluate.evaluate)
+app.command("export", short_help="write ONNX graphs and TensorRT engines, verified")(cmd_export.export)
+app.command("profile", short_help="measure latency, throughput, memory, accuracy")(cmd_profile.profile)
+app.command("report", short_help="turn result files into tables, figures, HTML")(cmd_report.report)
+app.command("study", short_help="all of it, for all variants, under equal conditions")(cmd_study.study)
 
 
 def main() -> None:
     """Run the command line; errors a user can cause end in one sentence and their exit code."""
-    # These narrate retries and resampling; what matters of it is raised or recorded by us.
-    for noisy in ("huggingface_hub", "timm", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        app()
+        code = _run(sys.argv[1:] or ["--help"])
     except EffvitError as error:
         report_error(error)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except KeyboardInterrupt:
         say("interrupted; what was finished is on disk")
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as in `effvit list models | head`
-        sys.stderr.close()
-        sys.exit(0)
+        discard_stdout()
+        code = 0
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run one command and return the exit code that it asked for.
+
+    Typer's own entry is passed by: it ends on Ctrl-C without a word, and its errors have no hint.
+
+    Raises:
+        UsageError: There is no such command or option, or a value is of the wrong type.
+        EffvitError: Whatever the command raises.
+    """
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("effvit", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    except typer.TyperException as error:
+        raise _usage_error(error) from error
+    return 0
+
+
+def _usage_error(error: typer.TyperException) -> UsageError:
+    """Return the parser's complaint about the command line in our words and form."""
+    context = getattr(error, "ctx", None)
+    hint = f"see `{context.command_path if context else 'effvit'} --help`"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    message = re.sub(r"Invalid value for '(.+?)': Input should be (.+?)(, unable .*)?$", r"\1 must be \2", message)
+    message = message.replace("Value error, ", "")
+    # The parser's own suggestions stand inside the sentence.
+    asked = re.match(r"(.+?)[. ]+(?:Did you mean |\(Possible options: )(.+?)[?)]*$", message)
+    if asked is not None:
+        message, hint = asked[1], f"did you mean {asked[2].replace(chr(39), '').replace(', ', ' or ')}?"
+    return UsageError(message[0].lower() + message[1:], hint)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,15 @@ ResolutionsOption = Annotated[
 ]
 RunArguments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[RUN]...", help="run folders or names [default: the newest run]", show_default=False),
+    typer.Argument(metavar="RUN", help="run folders or names [default: the newest run]", show_default=False),
 ]
 AttentionsOption = Annotated[
     str | None, typer.Option("--attn", metavar="NAME,...", help="take the newest run of each of these variants")
 ]
 T = TypeVar("T")
 DEFAULT_RUNS = Path("runs")
+# Deeper than any Vision Transformer; a range beyond it is a slip of the keyboard.
+MOST_BLOCKS = 1000
 
 
 def names_from_text(text: str | None) -> list[str]:
@@ -117,9 +119,12 @@ def layers_from_text(text: str) -> tuple[int, ...]:
     for part in names_from_text(text):
         first, _, last = part.partition("-")
         try:
-            layers += range(int(first), int(last or first) + 1)
+            blocks = range(int(first), int(last or first) + 1)
         except ValueError:
-            raise UsageError(f"{part!r} names no blocks", "write --layers 0-9 or --layers 0,2,4") from None
+            blocks = range(0)
+        if not 0 < len(blocks[: MOST_BLOCKS + 1]) <= MOST_BLOCKS:
+            raise UsageError(f"{part!r} names no blocks", "write --layers 0-9 or --layers 0,2,4")
+        layers += blocks
     return tuple(_some(layers, text, "block", "--layers 0-9"))
 
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from effvit.errors import EffvitError
+from effvit.errors import EffvitError, StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
+
+# A bar that was gone in less leaves no line behind.
+_WORTH_A_LINE_S = 2.0
+_BAR_WIDTH, _LEAST_FOR_TIMES = 16, 100
 
 
 def talk() -> Console:
     """Return the console on stderr."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
@@ -44,65 +51,113 @@ def report_error(error: EffvitError) -> None:
 
 
 def show(renderable: RenderableType) -> None:
-    """Print the result of a command to stdout; as wide as its content where stdout is no terminal."""
+    """Print the result of a command to stdout; as wide as its content where stdout is no terminal.
+
+    Raises:
+        StorageError: The disk behind stdout is full.
+    """
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 200
+    terminal = sys.stdout.isatty()
+    width = None if terminal else 200
+    text = io.StringIO()  # writing to stdout itself, rich would end with exit code 1 where the reader has gone
     # Names and paths may hold square brackets: they are not markup.
-    Console(highlight=False, markup=False, width=width).print(renderable)
+    Console(file=text, force_terminal=terminal, highlight=False, markup=False, width=width).print(renderable)
+    write(text.getvalue().rstrip("\n"))
 
 
 def write_json(data: bytes) -> None:
-    """Write the result of a command to stdout as JSON."""
-    sys.stdout.write(data.decode() + "\n")
+    """Write the result of a command to stdout as JSON.
+
+    Raises:
+        StorageError: The disk behind stdout is full.
+    """
+    write(data.decode())
+
+
+def write(text: str) -> None:
+    """Write a line to stdout.
+
+    Raises:
+        StorageError: The disk behind stdout is full.
+    """
+    with _writing_to_stdout():
+        sys.stdout.write(text + "\n")
 
 
 @contextmanager
-def progress_bars(*columns: str) -> Iterator[Progress]:
-    """Yield progress bars on stderr, invisible where stderr is no terminal.
+def _writing_to_stdout() -> Iterator[None]:
+    try:
+        yield
+        sys.stdout.flush()  # at the interpreter's end it is too late to tell
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        reason = (error.strerror or type(error).__name__).lower()
+        raise StorageError(
+            f"the result cannot be written to stdout: {reason}", "send it to a disk with free space"
+        ) from error
 
-    Every task is described, counted and timed; `columns` are formats of further task fields.
+
+def discard_stdout() -> None:
+    """Let what is still buffered for stdout go nowhere, or the interpreter fails to write it once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Yield the progress bars of a command on stderr, invisible where stderr is no terminal.
+
+    Only one such display can be live at a time: a command makes one, and everything in it adds tasks. Every task has
+    the field `detail`, a text behind its bar that is cut off where the window ends.
     """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     console = talk()
+    times: tuple[ProgressColumn, ...] = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=_BAR_WIDTH),
         MofNCompleteColumn(),
-        *(TextColumn(column) for column in columns),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        *(times if console.width >= _LEAST_FOR_TIMES else (TimeRemainingColumn(),)),
+        TextColumn(
+            "{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        ),
         console=console,
         disable=not console.is_terminal,
         transient=True,
+        expand=True,
     ) as progress:
         yield progress
 
 
-@contextmanager
-def counting(description: str) -> Iterator[CountingBar]:
-    """Yield a progress callback (done, total) that shows a bar once the work turns out to take a while."""
-    with progress_bars() as progress:
-        yield CountingBar(progress, description)
-
-
 class CountingBar:
-    """A progress callback with one bar, made at its first call."""
+    """A progress callback (done, total): a bar while the work goes on, and a line once it is done if it took long."""
 
-    def __init__(self, progress: Progress, description: str) -> None:
-        self._progress, self._description = progress, description
-        self._task: object = None
+    def __init__(self, progress: Progress, doing: str, done: str) -> None:
+        """Call the bar `doing`, as in "checking images", and begin the line with `done`, as in "checked"."""
+        self._progress, self._doing, self._done = progress, doing, done
+        self._task: TaskID | None = None
+        self._started = 0.0
 
     def __call__(self, done: int, total: int) -> None:
         if self._task is None:
-            self._task = self._progress.add_task(self._description, total=total)
-        self._progress.update(self._task, completed=done, total=total)  # type: ignore[arg-type]  # made just above
+            self._task = self._progress.add_task(self._doing, total=total, detail="")
+            self._started = time.monotonic()
+        self._progress.update(self._task, completed=done, total=total)
+        if done >= total:
+            self._progress.remove_task(self._task)
+            self._task = None
+            took_s = time.monotonic() - self._started
+            if took_s >= _WORTH_A_LINE_S:
+                say(f"{self._done} {total} images in {took_s:.0f} s")

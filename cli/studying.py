@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
+from rich.progress import Progress
 
 from effvit.cli.output import say
 from effvit.cli.training import TrainingDisplay
@@ -15,30 +14,23 @@ from effvit.run import Run
 class StudyDisplay(Listener):
     """A heading for every variant, then what `effvit finetune` shows."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._training: TrainingDisplay | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.finished()
-
     def training(self, attention: str, index: int, count: int) -> TrainingListener:
-        self.finished()
+        self.close()
         say(f"\nvariant {index + 1} of {count}: {attention}")
-        self._training = TrainingDisplay().__enter__()
+        self._training = TrainingDisplay(self._progress)
         return self._training
 
     def kept(self, run: Run) -> None:
-        self.finished()
+        self.close()
         best = run.record.best
         say(f"{run.name}: fine-tuned before" + (f", top-1 {best.top1:.1%}" if best is not None else ""))
 
-    def finished(self) -> None:
-        """Close the bar of the variant before, if any."""
+    def close(self) -> None:
+        """Take away the bar of the variant before, if any."""
         if self._training is not None:
-            self._training.__exit__(None, None, None)
+            self._training.close()
             self._training = None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
+from rich.progress import Progress, TaskID
 
-from effvit.cli.output import progress_bars, say
+from effvit.cli.output import say
 from effvit.profiling.records import Outcome
 from effvit.profiling.stats import median_s
 
@@ -13,29 +12,33 @@ from effvit.profiling.stats import median_s
 class SweepDisplay:
     """A bar over all cells with what is going on now, and a line a finished cell."""
 
-    def __init__(self) -> None:
-        self._context = progress_bars("{task.fields[stage]}")
-
-    def __enter__(self) -> Self:
-        self._progress = self._context.__enter__()
-        self._task = self._progress.add_task("cells", total=None, stage="")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._context.__exit__(kind, error, trace)
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._earlier = 0
 
     def planned(self, cells: int) -> None:
-        self._progress.update(self._task, total=cells)
+        self._task = self._progress.add_task("cells", total=cells, detail="")
 
     def stage(self, text: str) -> None:
-        self._progress.update(self._task, stage=text)
+        if self._task is not None:
+            self._progress.update(self._task, detail=text)
 
     def outcome(self, outcome: Outcome, measured_now: bool) -> None:
-        self._progress.advance(self._task)
+        if self._task is not None:
+            self._progress.advance(self._task)
         if measured_now:
             say(_line(outcome))
+        else:
+            self._earlier += 1
+
+    def close(self) -> None:
+        """Take the bar away, and tell how much was there before."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        if self._earlier:
+            say(f"{self._earlier} cells were in the result file already")
 
 
 def _line(outcome: Outcome) -> str:

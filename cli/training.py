@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
+from rich.progress import Progress
 
-from effvit.cli.output import progress_bars, say, warn
+from effvit.cli.output import say, warn
+from effvit.data.base import ImageData
 from effvit.finetune import Listener
 from effvit.run import EpochRecord, Run
 from effvit.training import Step
+
+_NAMED = 3
 
 
 class TrainingDisplay(Listener):
     """A bar over all steps with loss, accuracy, speed and time left, and a line an epoch."""
 
-    def __init__(self) -> None:
-        self._context = progress_bars(
-            "loss {task.fields[loss]}", "top-1 {task.fields[top1]}", "{task.fields[speed]} images/s"
-        )
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("starting", total=None, detail="")
 
-    def __enter__(self) -> Self:
-        self._progress = self._context.__enter__()
-        self._task = self._progress.add_task("starting", total=None, loss="-", top1="-", speed="-")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._context.__exit__(kind, error, trace)
+    def close(self) -> None:
+        """Take the bar away; the lines of the epochs stay."""
+        self._progress.remove_task(self._task)
 
     def warn(self, text: str) -> None:
         warn(text)
@@ -38,21 +33,20 @@ class TrainingDisplay(Listener):
         say(
             f"{record.spec.backbone} with {record.spec.attention} attention at {height} x {width} px, "
             f"{record.weights.origin} weights; {record.data.train_images} images of {record.data.name} in "
-            f"{len(record.data.classes)} classes, {record.data.val_images} held out; {record.recipe.epochs} epochs on "
-            f"{record.device}"
+            f"{len(record.data.classes)} classes, {record.data.val_images} held out; {record.recipe.epochs} "
+            f"epoch{'s' if record.recipe.epochs > 1 else ''} on {record.device}"
         )
         if record.weights.origin != "random":
             say(f"{record.weights.inherited} tensors carried over, new: {', '.join(record.weights.fresh) or 'none'}")
 
     def step(self, step: Step) -> None:
+        top1 = "" if step.top1 is None else f", top-1 {step.top1:.1%}"
         self._progress.update(
             self._task,
             description=f"epoch {step.epoch + 1}/{step.epochs}",
             completed=step.epoch * step.steps + step.step,
             total=step.epochs * step.steps,
-            loss=f"{step.loss:.3f}",
-            top1="-" if step.top1 is None else f"{step.top1:.1%}",
-            speed=f"{step.images_per_s:.0f}",
+            detail=f"loss {step.loss:.3f}{top1}, {step.images_per_s:.0f} images/s",
         )
 
     def epoch(self, record: EpochRecord) -> None:
@@ -63,3 +57,11 @@ class TrainingDisplay(Listener):
             f"top-1 {record.top1:.1%}{top5}; training {record.train_s:.1f} s ({record.images_per_s:.0f} images/s), "
             f"inference {record.inference_s:.1f} s{memory}"
         )
+
+
+def warn_of_skipped(images: ImageData) -> None:
+    """Name the damaged images that --skip-corrupt has left out."""
+    if images.skipped:
+        rest = len(images.skipped) - _NAMED
+        named = ", ".join(images.skipped[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+        warn(f"left out as damaged: {named}")

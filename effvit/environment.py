@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -57,6 +56,8 @@ def usable_cores() -> int:
 
 def package_version(name: str) -> str | None:
     """Return the installed version of a distribution, or None."""
+    import importlib.metadata  # with the e-mail parser that it needs, it would double the time of `effvit --help`
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

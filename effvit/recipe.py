@@ -55,7 +55,7 @@ class Recipe:
                 raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}", f"choose {name} of 0 or more")
         for name in ("label_smoothing", "drop_path", "horizontal_flip", "random_erasing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} must lie in 0 to 1, not {getattr(self, name)}", "choose a share of 1")
+                raise UsageError(f"{name} must lie in 0 to 1, not {getattr(self, name)}", "choose a share from 0 to 1")
         self._check_ranges()
 
     def _check_ranges(self) -> None:
@@ -65,7 +65,9 @@ class Recipe:
             )
         smallest, largest = self.crop_scale
         if not 0 < smallest <= largest <= 1:
-            raise UsageError(f"crop_scale must rise within 0 to 1, not {self.crop_scale}", "choose two shares of 1")
+            raise UsageError(
+                f"crop_scale must rise within 0 to 1, not {self.crop_scale}", "choose two shares from 0 to 1"
+            )
         if not 0 <= self.seed < SEEDS:
             raise UsageError(f"seed must lie in 0 to {SEEDS - 1}, not {self.seed}", "choose a seed in that range")
 

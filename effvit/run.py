@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from effvit.backbone import set_resolution
 from effvit.checkpoint import load_weights, read_weights
 from effvit.environment import Environment
-from effvit.errors import CheckpointError, StorageError, UsageError
+from effvit.errors import CheckpointError, StorageError, UnknownNameError, UsageError
 from effvit.preprocessing import Preprocessing
 from effvit.recipe import Recipe
 from effvit.spec import ModelSpec
@@ -169,9 +169,9 @@ def create_run(root: Path, name: str | None, record: RunRecord) -> Run:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         data = re.sub(r"[^A-Za-z0-9]+", "_", Path(record.data.name).name).strip("_") or "data"
         name = f"{record.spec.backbone.partition('.')[0]}-{record.spec.attention}-{data}-{stamp}"
-    # A run elsewhere than directly under `root` would not be found again.
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise UsageError(f"{name!r} cannot be the name of a run", "choose a --name that is one folder's name")
+    # A run elsewhere than directly under `root`, or hidden there, would not be found again.
+    if Path(name).name != name or name.startswith("."):
+        raise UsageError(f"a run cannot be called {name!r}", "choose a --name without slashes and leading dots")
     folder = root / name
     if (folder / RECORD).exists():
         raise StorageError(f"the run {folder} exists already", "choose another --name, or remove the folder")
@@ -228,11 +228,19 @@ def resolve_runs(root: Path, names: Sequence[str], attentions: Sequence[str]) ->
     Neither: the newest run of all.
 
     Raises:
-        CheckpointError: One of them does not exist.
+        CheckpointError, UnknownNameError: One of them does not exist.
     """
-    runs = [open_run(Path(name) if (Path(name) / RECORD).is_file() else root / name) for name in names]
+    runs = [open_run(_folder_of(root, name)) for name in names]
     runs += [newest_run(root, attention) for attention in attentions]
     return runs or [newest_run(root)]
+
+
+def _folder_of(root: Path, name: str) -> Path:
+    """Return the folder of the run called `name`, which is a path or a name under `root`."""
+    known = [run.name for run in find_runs(root)]
+    if not Path(name).exists() and not (root / name).exists() and known:
+        raise UnknownNameError("run", name, known)
+    return Path(name) if (Path(name) / RECORD).is_file() else root / name
 
 
 def now() -> str:

@@ -115,7 +115,7 @@ class _GroupMeasurement:
     def _time(self, contenders: Sequence[Contender]) -> None:
         rounds = self.bench.effort.rounds
         for index in range(rounds):
-            self.bench.stage(f"measuring {self.group}: round {index + 1} of {rounds}")
+            self.bench.stage(f"round {index + 1} of {rounds}: {self.group}")
             for contender in self.order.sample(list(contenders), len(contenders)):
                 contender.attempt("measure", partial(self._time_one, contender))
 

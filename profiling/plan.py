@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from effvit.backbone import check_resolution
@@ -91,6 +92,12 @@ class Effort:
         for name in ("threads", "rounds", "samples", "verify_images"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "choose 1 or more")
+        for name in ("least_s", "warmup_s"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}", "choose a number of seconds")
+        for name in ("most_s", "timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must be positive, not {getattr(self, name)}", "choose a number of seconds")
 
 
 def available_backends() -> tuple[str, ...]:

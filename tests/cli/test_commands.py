@@ -1,0 +1,154 @@
+"""The commands one after the other, as a user would: in processes of their own, on the digits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Effvit = Callable[..., "subprocess.CompletedProcess[str]"]
+TRAINING = ("--weights", "none", "--epochs", "1", "--threads", "1")
+SWEEP = ("profile", "lin", "soft", "--res", "32", "--batch", "1,2,4", "--backend", "ort-cpu", "--threads", "1")
+EFFORT = ("--samples", "4", "--least-s", "0", "--rounds", "2", "--warmup-ms", "1", "--eval-images", "50")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "effvit.cli.main", *arguments]
+
+
+def killed_once(path: Path, lines: int, folder: Path, *arguments: str) -> None:
+    """Start a command and kill it as soon as the result file holds `lines` lines."""
+    with subprocess.Popen(
+        command(*arguments), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (path.exists() and path.read_bytes().count(b"\n") >= lines):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two runs in runs/."""
+    path = tmp_path_factory.mktemp("work")
+    for name, attention in (("soft", "softmax"), ("lin", "linformer")):
+        arguments = ("finetune", "--attn", attention, "--res", "32", "--name", name, *TRAINING)
+        ended = subprocess.run(command(*arguments), cwd=path, capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+        assert f"runs/{name}: top-1" in ended.stderr
+    return path
+
+
+@pytest.fixture
+def effvit(folder: Path) -> Effvit:
+    """Return a function that runs `effvit ARGUMENTS` among the runs."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_evaluate_counts_the_images_that_the_last_epoch_counted(effvit: Effvit, folder: Path) -> None:
+    ended = effvit("evaluate", "lin", "--threads", "1", "--json")
+    (row,) = json.loads(ended.stdout)
+    recorded = json.loads((folder / "runs/lin/run.json").read_text())["best"]["top1"]
+    assert row["accuracy"]["top1_correct"] / row["accuracy"]["images"] == pytest.approx(recorded)
+
+
+def test_export_writes_graphs_and_says_that_there_is_no_tensorrt(effvit: Effvit, folder: Path) -> None:
+    from effvit.export.base import pick_backend
+
+    ended = effvit("export", "lin", "--onnx", "fp32", "--trt", "fp16", "--threads", "1", "--json")
+    artifacts = json.loads(ended.stdout)
+    assert {artifact["precision"] for artifact in artifacts} == {"fp32", "fp16"}
+    assert all(Path(artifact["path"]).is_file() for artifact in artifacts)
+    if pick_backend("tensorrt").unavailable() is None:
+        assert ended.returncode == 0
+    else:
+        assert ended.returncode == 3
+        assert "error: the typed ONNX graphs are written, but no TensorRT engine" in ended.stderr
+        assert "\n\nhint: pip install" in ended.stderr
+
+
+def test_a_killed_sweep_goes_on_and_measures_nothing_twice(effvit: Effvit, folder: Path) -> None:
+    results = folder / "runs/results.jsonl"
+    killed_once(results, 2, folder, *SWEEP, *EFFORT)
+    survived = results.read_bytes().splitlines()[:2]
+    ended = effvit(*SWEEP, *EFFORT, "--json")
+    assert ended.returncode == 0, ended.stderr
+    outcomes, lines = json.loads(ended.stdout), results.read_bytes().splitlines()
+    assert lines[:2] == survived
+    assert len(lines) == len(outcomes) == 6
+    assert {outcome["status"] for outcome in outcomes} == {"ok"}
+
+    again = effvit(*SWEEP, *EFFORT)
+    assert results.read_bytes().splitlines() == lines
+    assert "6 cells were in the result file already" in again.stderr
+    assert "softmax" in again.stdout
+
+    reported = effvit("report")
+    assert reported.returncode == 0
+    assert (folder / "runs/report/report.html").is_file()
+
+
+def test_the_hint_names_a_softmax_run(effvit: Effvit) -> None:
+    ended = effvit(
+        "profile", "lin", "--batch", "1", "--backend", "torch", "--threads", "1", *EFFORT, "--out", "one.jsonl"
+    )
+    assert ended.returncode == 0
+    assert "`effvit profile lin soft ...`" in ended.stderr
+
+
+def test_ctrl_c_ends_a_sweep_in_one_line_and_leaves_no_process(folder: Path) -> None:
+    with subprocess.Popen(
+        command(*SWEEP, "--least-s", "60", "--most-s", "60", "--out", "interrupted.jsonl"),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        children: list[int] = []
+        while len(children) < 2:  # a worker for each run
+            assert process.poll() is None
+            time.sleep(0.05)
+            text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            children = [int(child) for child in text.split()]
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.strip() == "interrupted; what was finished is on disk"
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_a_killed_study_goes_on_with_the_next_variant(folder: Path) -> None:
+    study = ("study", "--attn", "softmax,linformer", "--epochs", "1", "--weights", "none", "--train-res", "32")
+    axes = ("--res", "32", "--batch", "1", "--backend", "torch", "--threads", "1", "--eval-images", "50")
+    history = folder / "studies/digits/runs/softmax/history.jsonl"
+    with subprocess.Popen(
+        command(*study, *axes), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        record = history.with_name("run.json")
+        while not (record.exists() and json.loads(record.read_bytes())["status"] == "done"):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    before = record.read_bytes()
+    ended = subprocess.run(command(*study, *axes), cwd=folder, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "softmax: fine-tuned before" in ended.stderr
+    assert record.read_bytes() == before
+    lines = (folder / "studies/digits/results.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["cell"]["model"]["attention"] for line in lines] == ["softmax", "linformer"]
+    assert (folder / "studies/digits/report/report.html").is_file()
