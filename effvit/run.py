@@ -170,7 +170,7 @@ def create_run(root: Path, name: str | None, record: RunRecord) -> Run:
         data = re.sub(r"[^A-Za-z0-9]+", "_", Path(record.data.name).name).strip("_") or "data"
         name = f"{record.spec.backbone.partition('.')[0]}-{record.spec.attention}-{data}-{stamp}"
     # A run elsewhere than directly under `root`, or hidden there, would not be found again.
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith("."):
         raise UsageError(f"a run cannot be called {name!r}", "choose a --name without slashes and leading dots")
     folder = root / name
     if (folder / RECORD).exists():

@@ -227,7 +227,7 @@ def test_a_folder_that_may_not_be_written(effvit: Effvit, pictures: Path, monkey
     # Who runs tests as root may write anywhere, so the answer of the operating system is replaced.
     monkeypatch.setattr("effvit.storage.os.access", lambda *_: False)
     answer = effvit(*QUICK, "--weights", "none", "--data", pictures)
-    refused(answer, 2, "runs cannot be written: permission denied", "may write to")
+    refused(answer, 2, "cannot be written: permission denied", "may write to")
 
 
 def test_a_disk_that_fills_up_keeps_the_finished_epochs(

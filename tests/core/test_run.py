@@ -35,9 +35,9 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     assert (run.folder / RECORD).read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../b", "a/../b"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../b", "a/../b", ".hidden"])
 def test_a_name_that_is_a_path_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be the name of a run"):
+    with pytest.raises(UsageError, match="a run cannot be called"):
         create_run(tmp_path / "runs", name, record_of())
     assert not any(tmp_path.rglob(RECORD))
 
