@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from effvit.profiling.records import Outcome
     from effvit.run import Run
 
-UNFINISHED = ("failed", "oom", "timeout", "build_failed")
-
 
 def profile(
     run: RunArguments = None,
@@ -53,6 +51,9 @@ def profile(
     warmup_ms: Annotated[
         float, typer.Option("--warmup-ms", metavar="MS", help="untimed milliseconds before every round")
     ] = 100.0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="measure cells again that failed before")
+    ] = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", metavar="SECONDS", help="seconds a cell's process may take")
     ] = 600.0,
@@ -105,7 +106,7 @@ def profile(
     results = out or runs / "results.jsonl"
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         display = SweepDisplay(progress)
-        outcomes = run_sweep(plan, effort, results, pixels, display)
+        outcomes = run_sweep(plan, effort, results, pixels, display, retry_failed=retry_failed)
         display.close()
     show_outcomes(outcomes, json=json)
     say(f"results: {results}")
@@ -140,14 +141,20 @@ def show_outcomes(outcomes: list[Outcome], *, json: bool) -> None:
 
 
 def raise_if_unfinished(outcomes: list[Outcome]) -> None:
-    """Check that every cell was measured, or skipped for a reason that is no failure.
+    """Check that cells were measured, and that those which were not have a reason that is no failure.
 
     Raises:
-        CellsFailedError: Some were not.
+        CellsFailedError: Some failed, or none was measured.
     """
-    failed = [outcome for outcome in outcomes if outcome.status in UNFINISHED]
+    from effvit.profiling.records import FAILURES
+
+    failed = [outcome for outcome in outcomes if outcome.status in FAILURES]
     if failed:
         raise CellsFailedError(
             f"{len(failed)} of {len(outcomes)} cells failed; the first: {failed[0].reason}",
-            "the reasons stand in the table; remove failed lines from the result file to try these cells again",
+            "the reasons stand in the table; `effvit profile` with --retry-failed tries these cells again",
+        )
+    if all(outcome.evidence is None for outcome in outcomes):
+        raise CellsFailedError(
+            f"nothing could be measured: {outcomes[0].reason}", "choose what the runtimes here can do"
         )

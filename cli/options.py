@@ -132,13 +132,15 @@ def pairs_from_texts(texts: list[str] | None) -> tuple[tuple[str, OptionValue], 
     """Return the pairs of `["pool=7", "seed=1"]`, values as text.
 
     Raises:
-        UsageError: One of them has no `=`.
+        UsageError: One of them has no `=`, or a name comes twice.
     """
     pairs: list[tuple[str, OptionValue]] = []
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"{text!r} is not NAME=VALUE", "write --attn-option pool=7")
+        if name.strip() in dict(pairs):
+            raise UsageError(f"the option {name.strip()} is given twice", "give every option once")
         pairs.append((name.strip(), value.strip()))
     return tuple(pairs)
 

@@ -192,9 +192,7 @@ def check_resolution(name: str, resolution: tuple[int, int], patch: int) -> None
         if pixels < 1 or pixels % patch:
             below, above = pixels // patch * patch, (pixels // patch + 1) * patch
             near = f"{below} or {above}" if below else f"{above}"
-            raise UsageError(
-                f"{pixels} px cannot be cut into the {patch} px patches of {name}", f"use {near} px, or another --patch"
-            )
+            raise UsageError(f"{pixels} px cannot be cut into the {patch} px patches of {name}", f"use {near} px")
 
 
 def _unchanged(name: str) -> VisionTransformer:

@@ -193,7 +193,7 @@ def open_run(folder: Path) -> Run:
         record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
     # UnicodeDecodeError: msgspec lets it through. UsageError: a recipe that refuses its values.
     except (msgspec.DecodeError, UnicodeDecodeError, OSError, UsageError) as error:
-        raise CheckpointError(f"{path} is damaged or of another effvit: {error}", "fine-tune again") from error
+        raise CheckpointError(f"{path} is damaged or of another effvit: {error}", f"remove {folder}") from error
     if record.schema != SCHEMA:
         raise CheckpointError(f"{path} has schema {record.schema!r}, not {SCHEMA!r}", "use the effvit that wrote it")
     return Run(folder, record)

@@ -97,7 +97,7 @@ def verify(artifact: Artifact, source: Source, backend: Backend, reference: Logi
 def _read(sidecar: Path) -> Artifact | None:
     try:
         return msgspec.json.decode(sidecar.read_bytes(), type=Artifact)
-    except (FileNotFoundError, msgspec.DecodeError):  # damaged: the artifact is made again
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):  # damaged: the artifact is made again
         return None
 
 

@@ -18,6 +18,7 @@ from effvit.spec import Cost, ModelSpec, Precision, Workload
 SCHEMA = "effvit.result/1"
 
 Status = Literal["ok", "oom", "timeout", "build_failed", "unsupported", "fallback", "unstable", "skipped", "failed"]
+FAILURES: tuple[Status, ...] = ("failed", "oom", "timeout", "build_failed")
 Stage = Literal["export", "verify", "open", "measure", "accuracy"]
 
 

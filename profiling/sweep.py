@@ -14,7 +14,7 @@ from effvit.profiling.measure import Bench, known_accuracies, measure_group
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group, Plan
 from effvit.profiling.preparation import Preparation, Refusal
-from effvit.profiling.records import Evidence, Outcome
+from effvit.profiling.records import FAILURES, Evidence, Outcome
 from effvit.profiling.results import append, read_finished
 from effvit.run import Run
 from effvit.spec import Workload
@@ -39,12 +39,14 @@ def run_sweep(
     results: Path,
     pixels: PixelStore,
     listener: Listener,
+    *,
+    retry_failed: bool = False,
     start: Callable[[float], IsolatedWorker] = IsolatedWorker,
 ) -> list[Outcome]:
     """Measure every cell of `plan` that `results` does not hold yet, and return the outcomes of all of them.
 
     Outcomes are appended to `results` as groups of cells finish; a killed sweep started again goes on from there.
-    Outcomes of another environment count as not measured.
+    Outcomes of another environment count as not measured, and with `retry_failed` those of failed cells, too.
 
     Raises:
         UsageError, BackendUnavailableError: The plan cannot be carried out on this machine.
@@ -53,7 +55,13 @@ def run_sweep(
         StorageError: The disk is full; what was finished is on disk.
     """
     plan.check()
-    return _Sweep(plan, effort, results, pixels, listener, start).run()
+    here = capture_environment(effort.threads).key
+    earlier = [
+        outcome
+        for outcome in read_finished(results)
+        if outcome.environment.key == here and not (retry_failed and outcome.status in FAILURES)
+    ]
+    return _Sweep(plan, effort, results, earlier, pixels, listener, start).run()
 
 
 class _Sweep:
@@ -62,16 +70,16 @@ class _Sweep:
         plan: Plan,
         effort: Effort,
         results: Path,
+        earlier: list[Outcome],
         pixels: PixelStore,
         listener: Listener,
         start: Callable[[float], IsolatedWorker],
     ) -> None:
         self.plan, self.results, self.listener = plan, results, listener
         self.environment = capture_environment(effort.threads)
-        here = [outcome for outcome in read_finished(results) if outcome.environment.key == self.environment.key]
-        self.done = {outcome.cell.key: outcome for outcome in here}
+        self.done = {outcome.cell.key: outcome for outcome in earlier}
         self.preparation = Preparation(effort, pixels, listener.stage)
-        self.bench = Bench(effort, pixels, self.preparation, known_accuracies(here), listener.stage, start)
+        self.bench = Bench(effort, pixels, self.preparation, known_accuracies(earlier), listener.stage, start)
 
     def run(self) -> list[Outcome]:
         groups = self.plan.groups()

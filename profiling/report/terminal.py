@@ -61,7 +61,8 @@ def _header(rows: Sequence[Row]) -> str:
         _shared(str(cell.precision) for cell in cells),
         *_machine([row.outcome.environment for row in rows]),
     ]
-    return f"{', '.join(fact for fact in facts if fact)}      baseline: {BASELINE}"
+    baseline = BASELINE if any(row.is_baseline for row in rows) else "none measured"
+    return f"{', '.join(fact for fact in facts if fact)}      baseline: {baseline}"
 
 
 def _machine(environments: Sequence[Environment]) -> list[str]:

@@ -73,9 +73,14 @@ def plan(runs: list[Run], *names: str, batches: tuple[int, ...] = (1,), px: tupl
 
 
 def sweep(
-    wanted: Plan, results: Path, pixels: PixelStore, log: Log | None = None, effort: Effort = QUICK
+    wanted: Plan,
+    results: Path,
+    pixels: PixelStore,
+    log: Log | None = None,
+    effort: Effort = QUICK,
+    retry: bool = False,
 ) -> list[Outcome]:
-    return run_sweep(wanted, effort, results, pixels, log or Log(), fakes.start_worker)
+    return run_sweep(wanted, effort, results, pixels, log or Log(), retry_failed=retry, start=fakes.start_worker)
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +161,18 @@ def test_a_failing_backend_is_rows_and_the_sweep_goes_on(runs: list[Run], pixels
         "ort-cpu": ("ok", None),
     }
     assert all(outcome.reason for outcome in outcomes if outcome.status != "ok")
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_failed_cells_are_tried_again_only_when_asked_for(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
+    results, wanted = tmp_path / "results.jsonl", plan(runs[:1], "crashing", "ort-cpu")
+    first = sweep(wanted, results, pixels)
+    again, retried = Log(), Log()
+    assert sweep(wanted, results, pixels, again) == first
+    assert (len(again.fresh), len(again.known)) == (0, 2)
+    sweep(wanted, results, pixels, retried, retry=True)
+    assert [outcome.cell.backend for outcome in retried.fresh] == ["crashing"]
+    assert len(read(results)) == 2, "the later outcome of a cell replaces the earlier"
 
 
 @pytest.mark.usefixtures("misbehaving")
