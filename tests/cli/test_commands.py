@@ -117,6 +117,8 @@ def test_ctrl_c_ends_a_sweep_in_one_line_and_leaves_no_process(folder: Path) -> 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Who runs tests in parallel ignores Ctrl-C in its processes, and what they start would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         children: list[int] = []
         while len(children) < 2:  # a worker for each run
