@@ -49,7 +49,10 @@ def study(
     batch: Annotated[str, typer.Option(metavar="N,...", help="images a call: 1,8,32 or FIRST:LAST:FACTOR")] = "1,8",
     precision: Annotated[str, typer.Option(metavar="NAME,...", help="types to compute in")] = "fp32",
     backend: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="runtimes [default: all that are here]", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="runtimes [default: all here that run exported artifacts]", show_default=False
+        ),
     ] = None,
     eval_images: Annotated[int, typer.Option(metavar="N", min=0, help="held-out images for accuracy; 0 is all")] = 500,
     threads: ThreadsOption = None,
@@ -75,7 +78,7 @@ def study(
     from effvit.cli.training import warn_of_skipped
     from effvit.data.base import load_data
     from effvit.environment import usable_cores
-    from effvit.profiling.plan import Effort, available_backends
+    from effvit.profiling.plan import Effort, exported_backends
     from effvit.profiling.report.writer import write_report
     from effvit.profiling.study import Study, run_study
     from effvit.surgery import attention_variants, pick_variant
@@ -99,7 +102,7 @@ def study(
         resolutions=tuple(sizes or [(size, size) for size in images.hints.study_resolutions]),
         batches=tuple(batches),
         precisions=tuple(precisions),
-        backends=tuple(names_from_text(backend)) or available_backends(),
+        backends=tuple(names_from_text(backend)) or exported_backends(),
     )
     folder = out or Path("studies") / (Path(images.name).name or "data")
     effort = Effort(threads=threads or usable_cores(), least_s=STUDY_LEAST_S, eval_images=eval_images)

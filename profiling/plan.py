@@ -100,6 +100,12 @@ class Effort:
                 raise UsageError(f"{name} must be positive, not {getattr(self, name)}", "choose a number of seconds")
 
 
+def exported_backends() -> tuple[str, ...]:
+    """Return the names of the backends here that run exported artifacts, or PyTorch itself where there is none."""
+    here = available_backends()
+    return tuple(name for name in here if pick_backend(name).format != "checkpoint") or here
+
+
 def available_backends() -> tuple[str, ...]:
     """Return the names of the backends that can run on this machine."""
     return tuple(name for name, backend in backends().items() if backend.unavailable() is None)
