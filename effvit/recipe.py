@@ -79,6 +79,7 @@ def default_recipe(hints: DataDefaults, *, from_scratch: bool) -> Recipe:
     """
     recipe = Recipe(
         epochs=hints.epochs,
+        batch=hints.batch,
         crop_scale=hints.crop_scale,
         horizontal_flip=hints.horizontal_flip,
         auto_augment=hints.auto_augment,

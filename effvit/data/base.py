@@ -35,8 +35,9 @@ class Sample:
 class DataDefaults:
     """What suits a data set where the user says nothing; `resolution` is in px, None for the model's own.
 
-    `scratch_learning_rate` is the peak rate for training from random weights, `study_resolutions` (px) are what a study
-    profiles. From `crop_scale` to `random_erasing` the fields are an `Augmentation`.
+    `batch` is the images a step, `scratch_learning_rate` the peak rate for training from random weights, and
+    `study_resolutions` (px) are what a study profiles. From `crop_scale` to `random_erasing` the fields are an
+    `Augmentation`.
     """
 
     model: str
@@ -46,6 +47,7 @@ class DataDefaults:
     horizontal_flip: float
     auto_augment: str | None = None
     random_erasing: float = 0.0
+    batch: int = 64
     scratch_learning_rate: float = 1e-3
     study_resolutions: tuple[int, ...] = (224, 384, 512)
 

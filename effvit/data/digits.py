@@ -14,9 +14,10 @@ MAX_LEVEL = 16
 DEFAULTS = DataDefaults(
     model="test_vit",
     resolution=64,
-    epochs=30,
-    scratch_learning_rate=4e-3,
-    crop_scale=(0.8, 1.0),
+    epochs=25,
+    batch=32,
+    scratch_learning_rate=2e-3,
+    crop_scale=(0.9, 1.0),
     horizontal_flip=0.0,
     study_resolutions=(64, 128, 256),
 )
