@@ -91,6 +91,8 @@ def test_pairs_are_text_and_split_at_the_first_equals_sign() -> None:
     assert pairs_from_texts(None) == ()
     with pytest.raises(UsageError, match="NAME=VALUE"):
         pairs_from_texts(["pool"])
+    with pytest.raises(UsageError, match="pool is given twice"):
+        pairs_from_texts(["pool=7", "pool=8"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,30 @@
+"""What a sweep's outcomes mean for the exit code."""
+
+from __future__ import annotations
+
+import pytest
+from outcomes import make_outcome, without_evidence
+
+from effvit.cli.cmd_profile import raise_if_unfinished
+from effvit.errors import CellsFailedError
+
+MEASURED = make_outcome("softmax")
+
+
+def test_measured_cells_are_fine_and_so_are_unsupported_ones_beside_them() -> None:
+    raise_if_unfinished([MEASURED, without_evidence(make_outcome("atrous"), "unsupported", "export", "no int8")])
+
+
+@pytest.mark.parametrize("status", ["failed", "oom", "timeout", "build_failed"])
+def test_a_failed_cell_is_exit_5_with_its_reason(status: str) -> None:
+    failed = without_evidence(make_outcome("atrous"), status, "measure", "the reason")
+    with pytest.raises(CellsFailedError, match="1 of 2 cells failed; the first: the reason") as caught:
+        raise_if_unfinished([MEASURED, failed])
+    assert caught.value.exit_code == 5
+    assert "--retry-failed" in caught.value.hint
+
+
+def test_nothing_measured_at_all_is_exit_5() -> None:
+    skipped = without_evidence(make_outcome("atrous"), "unsupported", "export", "torch does not run int8")
+    with pytest.raises(CellsFailedError, match="nothing could be measured: torch does not run int8"):
+        raise_if_unfinished([skipped])
