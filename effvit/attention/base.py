@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -237,3 +237,14 @@ def _interval_overlap(size: int, cells: int) -> Tensor:
     starts = torch.arange(size, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], starts + 1) - torch.maximum(edges[:-1, None], starts)
     return overlap.clamp(min=0) * (cells / size)
+
+
+def resolve_pool(options: Any, geometry: Geometry) -> Any:
+    """Fix the `pool` of `options` at this grid: half its side, at most 7, where it is None.
+
+    Raises:
+        UsageError: A pool above the longer side of the grid.
+    """
+    pool = max(pooled_grid(None, geometry.grid)) if options.pool is None else options.pool
+    require_within_grid("pool", pool, geometry.grid)
+    return replace(options, pool=pool)

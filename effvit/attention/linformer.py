@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from timm.layers.attention import Attention
@@ -18,7 +18,7 @@ from effvit.attention.base import (
     pooled_grid,
     projection_macs,
     require_at_least,
-    require_within_grid,
+    resolve_pool,
 )
 
 
@@ -93,17 +93,6 @@ def _resample(maps: Tensor, before: tuple[int, int], after: tuple[int, int]) -> 
     return F.interpolate(images, size=after, mode="bicubic", antialias=True).flatten(1)
 
 
-def resolve(options: LinformerOptions, geometry: Geometry) -> LinformerOptions:
-    """Fix the pool at this grid.
-
-    Raises:
-        UsageError: A pool above the longer side of the grid.
-    """
-    pool = max(pooled_grid(None, geometry.grid)) if options.pool is None else options.pool
-    require_within_grid("pool", pool, geometry.grid)
-    return replace(options, pool=pool)
-
-
 def build(geometry: Geometry, options: LinformerOptions, donor: Attention) -> nn.Module:
     """Return a layer around the donor's modules with a new parameter, `compression`."""
     return LinformerAttention(geometry, options, donor)
@@ -125,5 +114,5 @@ VARIANT = AttentionVariant(
     build=build,
     macs=macs,
     options=LinformerOptions,
-    resolve=resolve,
+    resolve=resolve_pool,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from timm.layers.attention import Attention
@@ -17,7 +17,7 @@ from effvit.attention.base import (
     pooled_grid,
     projection_macs,
     require_at_least,
-    require_within_grid,
+    resolve_pool,
 )
 
 
@@ -113,17 +113,6 @@ def pseudo_inverse(matrices: Tensor, identity: Tensor, iterations: int) -> Tenso
     return inverse
 
 
-def resolve(options: NystromformerOptions, geometry: Geometry) -> NystromformerOptions:
-    """Fix the pool at this grid.
-
-    Raises:
-        UsageError: A pool above the longer side of the grid.
-    """
-    pool = max(pooled_grid(None, geometry.grid)) if options.pool is None else options.pool
-    require_within_grid("pool", pool, geometry.grid)
-    return replace(options, pool=pool)
-
-
 def build(geometry: Geometry, options: NystromformerOptions, donor: Attention) -> nn.Module:
     """Return a layer around the donor's modules; it has no parameters of its own."""
     return NystromformerAttention(geometry, options, donor)
@@ -147,5 +136,5 @@ VARIANT = AttentionVariant(
     build=build,
     macs=macs,
     options=NystromformerOptions,
-    resolve=resolve,
+    resolve=resolve_pool,
 )
