@@ -171,6 +171,6 @@ def _device(name: str | None) -> torch.device:
 
 
 def _suitable_workers(data: ImageData) -> int:
-    """Return how many processes load images: one for images that lie in memory, which need no decoding."""
+    """Return how many processes load images: none for those that lie in memory, which need no decoding."""
     in_memory = not isinstance(data.train[0].source, Path)
-    return 1 if in_memory else min(8, usable_cores())
+    return 0 if in_memory else min(8, usable_cores())

@@ -115,17 +115,37 @@ def evaluation_pixels(
     return pixels
 
 
-def pixel_batches(
-    samples: Sequence[Sample], preprocessing: Preprocessing, height: int, width: int, *, batch: int
-) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
-    """Yield `evaluation_pixels` and labels of `batch` images at a time, the last ones fewer, for parts of any size.
+class EvaluationBatches:
+    """Batches `(evaluation_pixels, labels)` of `batch` images, the last one smaller; each iteration yields them all.
+
+    If all pixels together take at most `cache_bytes`, the first iteration keeps them for the later ones.
 
     Raises:
-        DataError: A file that is missing or damaged; the message names it.
+        DataError: While iterating: a file is missing or damaged; the message names it.
     """
-    for start in range(0, len(samples), batch):
-        some = samples[start : start + batch]
-        yield evaluation_pixels(some, preprocessing, height, width), labels_of(some)
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        preprocessing: Preprocessing,
+        height: int,
+        width: int,
+        *,
+        batch: int,
+        cache_bytes: int = CACHE_LIMIT_BYTES,
+    ) -> None:
+        self.parts = [samples[start : start + batch] for start in range(0, len(samples), batch)]
+        self.preprocessing, self.size = preprocessing, (height, width)
+        self.keeps = len(samples) * height * width * 3 <= cache_bytes
+        self.kept: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = []
+
+    def __iter__(self) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
+        yield from self.kept
+        for part in self.parts[len(self.kept) :]:
+            pixels = evaluation_pixels(part, self.preprocessing, *self.size)
+            if self.keeps:
+                self.kept.append((pixels, labels_of(part)))
+            yield pixels, labels_of(part)
 
 
 def labels_of(samples: Sequence[Sample]) -> npt.NDArray[np.int64]:

@@ -27,7 +27,7 @@ from effvit.checkpoint import save_weights
 from effvit.data.base import ImageData
 from effvit.errors import CheckFailedError, StorageError, UnsupportedError, UsageError
 from effvit.evaluate import count_correct, merge
-from effvit.images import ImageDataset, ImageLoader, pixel_batches
+from effvit.images import EvaluationBatches, ImageDataset, ImageLoader
 from effvit.preprocessing import Preprocessing, normalise, training_transform
 from effvit.run import LAST, WEIGHTS, EpochRecord, Run, with_weights
 
@@ -97,13 +97,9 @@ def train(
 
 
 def validate(
-    model: VisionTransformer,
-    data: ImageData,
-    preprocessing: Preprocessing,
-    resolution: tuple[int, int],
-    device: torch.device,
+    model: VisionTransformer, batches: EvaluationBatches, preprocessing: Preprocessing, device: torch.device
 ) -> Validation:
-    """Return accuracy and loss of `model` on the held-out part at `resolution` (height, width) px.
+    """Return accuracy and loss of `model` on the images of `batches`.
 
     Raises:
         DataError: An image vanished or became unreadable.
@@ -111,7 +107,7 @@ def validate(
     model.eval()
     counts: list[Accuracy] = []
     loss_sum, inference_s = 0.0, 0.0
-    for pixels, labels in pixel_batches(data.val, preprocessing, *resolution, batch=EVALUATION_BATCH):
+    for pixels, labels in batches:
         images = torch.from_numpy(normalise(pixels, preprocessing)).to(device)
         started = time.perf_counter()
         with torch.inference_mode(), mixed_precision(device):
@@ -160,8 +156,16 @@ class _Trainer:
         self.data, self.device, self.recipe = data, device, recipe
         self.model = model.to(device)
         self.loader = self._loader(workers)
+        self.held_out = EvaluationBatches(
+            data.val, self.record.preprocessing, *self.record.spec.trained, batch=EVALUATION_BATCH
+        )
         self.optimizer = create_optimizer_v2(
-            model, "adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
+            model,
+            "adamw",
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+            fused=True,
         )
         self.scheduler = self._scheduler()
         self.mixup = self._mixup()
@@ -226,7 +230,7 @@ class _Trainer:
 
     def _validated(self, epoch: int, loss: float, images: int, train_s: float) -> EpochRecord:
         record = self.record
-        validation = validate(self.model, self.data, record.preprocessing, record.spec.trained, self.device)
+        validation = validate(self.model, self.held_out, record.preprocessing, self.device)
         # The last step of an epoch can ruin the weights without a loss that shows it.
         _require_finite(validation.loss, f"on the held-out images after epoch {epoch + 1}")
         accuracy = validation.accuracy

@@ -131,21 +131,35 @@ class AtrousAttention(InheritedAttention):
         self._tile(self.level_gate.weight.device)
 
     def mix(self, x: Tensor) -> Tensor:
-        q, k, v = self.project_qkv(x)
         prefix = self.geometry.prefix_tokens
-        patches = self._mix_patches(q[:, :, prefix:], k, v, self.level_gate(x[:, prefix:]))
+        batch, count, _ = x.shape
+        packed = self.qkv(x).reshape(batch, count, 3 * self.heads, self.head_dim).transpose(1, 2)
+        # q, k and v move into windows together, as heads of one tensor; the norms come after, each window's own.
+        windows = into_windows(packed[:, :, prefix:], self.tiling)
+        windows = windows.reshape(batch, 3, self.heads, *windows.shape[2:])
+        tokens = packed.reshape(batch, 3, self.heads, count, self.head_dim)
+        patches = self._mix_patches(windows, tokens[:, 1:, :, :prefix], self.level_gate(x[:, prefix:]))
         if not prefix:
             return patches
-        return torch.cat([self.attend(q[:, :, :prefix], k, v), patches], dim=2)
+        q, k, v = tokens.unbind(1)
+        return torch.cat([self.attend(self.q_norm(q[:, :, :prefix]), self.k_norm(k), v), patches], dim=2)
 
-    def _mix_patches(self, q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
-        """Return the mixed values of the patches, `(batch, heads, patches, head_dim)`."""
-        # Scaled before the patches are copied to every level.
-        q = into_windows(q * self.scale, self.tiling)  # (batch, heads, levels * windows, area, head_dim)
-        k, v = self._window_keys(k), self._window_keys(v)
+    def _mix_patches(self, windows: Tensor, shared: Tensor, gate: Tensor) -> Tensor:
+        """Return the mixed values of the patches, `(batch, heads, patches, head_dim)`.
+
+        Args:
+            windows: q, k and v, `(batch, 3, heads, levels * windows, area, head_dim)`, before their norms.
+            shared: k and v of the prefix tokens, keys of every window, `(batch, 2, heads, prefix, head_dim)`.
+            gate: `(batch, patches, heads * levels)`.
+        """
+        q, keys_values = self.q_norm(windows[:, 0]), windows[:, 1:]
+        if shared.shape[3]:
+            copies = shared[:, :, :, None].expand(-1, -1, -1, windows.shape[3], -1, -1)
+            keys_values = torch.cat([copies, keys_values], dim=4)
+        k, v = self.k_norm(keys_values[:, 0]), keys_values[:, 1]
         # Softmax and mass in single precision: a level's weight is the exponential of a difference of scores.
         wide = torch.promote_types(v.dtype, torch.float32)
-        scores = (q @ k.mT).to(wide)
+        scores = ((q * self.scale) @ k.mT).to(wide)
         if self.padding is not None:
             scores = scores + self.padding
         weights = scores.softmax(dim=-1)
@@ -161,15 +175,6 @@ class AtrousAttention(InheritedAttention):
         for index, level in enumerate(levels[1:], start=1):
             mixed = mixed + shares[:, :, index] * level
         return mixed
-
-    def _window_keys(self, tokens: Tensor) -> Tensor:
-        """Return `(batch, heads, levels * windows, prefix + area, head_dim)`, the prefix tokens in every window."""
-        prefix = self.geometry.prefix_tokens
-        windows = into_windows(tokens[:, :, prefix:], self.tiling)
-        if not prefix:
-            return windows
-        shared = tokens[:, :, None, :prefix].expand(-1, -1, windows.shape[2], -1, -1)
-        return torch.cat([shared, windows], dim=3)
 
     def _tile(self, device: torch.device) -> None:
         self.tiling = tiling_of(self.geometry.grid, self.options)

@@ -13,7 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from effvit.data.base import Sample
 from effvit.decoding import decode
 from effvit.errors import DataError
-from effvit.images import ImageDataset, ImageLoader, evaluation_pixels, labels_of, pixel_batches
+from effvit.images import EvaluationBatches, ImageDataset, ImageLoader, evaluation_pixels, labels_of
 from effvit.preprocessing import Preprocessing, evaluation_transform
 
 PREPROCESSING = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_fraction=1.0, interpolation="bicubic")
@@ -110,12 +110,26 @@ def test_evaluation_pixels_are_each_images_own_in_order(samples: list[Sample]) -
     assert labels_of(samples).tolist() == [0] * 6 + [1] * 6
 
 
-def test_batches_of_pixels_are_all_pixels_in_order(samples: list[Sample]) -> None:
-    batches = list(pixel_batches(samples, PREPROCESSING, 16, 12, batch=5))
-    assert [len(labels) for _, labels in batches] == [5, 5, 2]
+@pytest.mark.parametrize("cache_bytes", [12 * 16 * 12 * 3, 12 * 16 * 12 * 3 - 1], ids=["kept", "read_again"])
+def test_evaluation_batches_are_all_pixels_in_order_every_time(samples: list[Sample], cache_bytes: int) -> None:
     whole = evaluation_pixels(samples, PREPROCESSING, 16, 12)
-    assert np.array_equal(np.concatenate([pixels for pixels, _ in batches]), whole)
-    assert np.concatenate([labels for _, labels in batches]).tolist() == labels_of(samples).tolist()
+    batches = EvaluationBatches(samples, PREPROCESSING, 16, 12, batch=5, cache_bytes=cache_bytes)
+    for _ in range(2):
+        epoch = list(batches)
+        assert [len(labels) for _, labels in epoch] == [5, 5, 2]
+        assert np.array_equal(np.concatenate([pixels for pixels, _ in epoch]), whole)
+        assert np.concatenate([labels for _, labels in epoch]).tolist() == labels_of(samples).tolist()
+
+
+def test_evaluation_pixels_that_fit_are_read_once_and_others_every_time(samples: list[Sample]) -> None:
+    kept = EvaluationBatches(samples, PREPROCESSING, 16, 12, batch=5)
+    read = EvaluationBatches(samples, PREPROCESSING, 16, 12, batch=5, cache_bytes=0)
+    next(iter(kept))  # an iteration that is broken off
+    list(kept), list(read)
+    samples[-1].source.unlink()  # type: ignore[union-attr]
+    assert len(list(kept)) == 3
+    with pytest.raises(DataError, match="no such file"):
+        list(read)
 
 
 def test_evaluation_names_a_file_that_vanished(samples: list[Sample]) -> None:
