@@ -110,6 +110,14 @@ def context_name(context: Context, among: Sequence[Context]) -> str:
     return ", ".join([*parts, context.backend, str(context.precision), f"batch {context.batch}"])
 
 
+def accuracy_basis(rows: Sequence[Row]) -> str:
+    """Return on how many held-out images accuracy was measured, as a sentence; nothing where none was."""
+    measured = [row.outcome.evidence.accuracy for row in rows if row.outcome.evidence is not None]
+    counts = sorted({(accuracy.images, accuracy.of_images) for accuracy in measured if accuracy is not None})
+    parts = [f"{images:,}" if images == whole else f"{images:,} of {whole:,}" for images, whole in counts]
+    return f"Accuracy was measured on {' and '.join(parts)} held-out images." if parts else ""
+
+
 def _optional(value: float | None, render: Callable[[float], str]) -> str:
     return ABSENT if value is None else render(value)
 

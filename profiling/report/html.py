@@ -65,6 +65,7 @@ def html_text(rows: Sequence[Row]) -> str:
         signs=display.SIGNS.splitlines(),
         ceiling=display.CEILING,
         baseline=BASELINE,
+        accuracy_basis=display.accuracy_basis(rows),
         environments=[(environment.key, _facts(environment)) for environment in environments],
         provenance=sorted({(row.outcome.data, row.outcome.run) for row in rows}),
         missing=_table(missing, (*display.columns("attention", "backend", "precision", "batch", "px"), *_REASONS)),

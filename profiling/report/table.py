@@ -40,7 +40,8 @@ def markdown_text(rows: Sequence[Row]) -> str:
     lines = [heads, rules, *([_escaped(column.text(row)) for column in display.COLUMNS] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     signs = _escaped(display.SIGNS.replace("\n", "; "))
-    return f"{table}\n\n{signs}; ± is half the width of the 95 % interval. Baseline: {BASELINE}.\n\n{display.CEILING}\n"
+    basis = f"± is half the width of the 95 % interval. Baseline: {BASELINE}. {display.accuracy_basis(rows)}".rstrip()
+    return f"{table}\n\n{signs}; {basis}\n\n{display.CEILING}\n"
 
 
 def _facts(row: Row) -> list[object]:

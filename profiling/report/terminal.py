@@ -121,5 +121,6 @@ def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int]
 
 
 def _explanation(rows: Sequence[Row]) -> str:
-    ranges = "± half the width of the 95 % interval"
-    return f"{display.SIGNS}\n{ranges}" if any(display.signs(row) for row in rows) else ranges
+    signs = display.SIGNS if any(display.signs(row) for row in rows) else ""
+    lines = [signs, "± half the width of the 95 % interval", display.accuracy_basis(rows)]
+    return "\n".join(line for line in lines if line)

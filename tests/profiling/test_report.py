@@ -92,6 +92,22 @@ def test_the_terminal_explains_the_signs_it_shows() -> None:
     assert "* nothing here is both faster and more accurate" in text
 
 
+def test_every_rendering_says_on_how_many_images_accuracy_was_measured() -> None:
+    outcome = make_outcome("softmax", 224)
+    assert outcome.evidence is not None
+    assert outcome.evidence.accuracy is not None
+    some = replace(outcome.evidence.accuracy, of_images=5000)
+    sampled = replace(outcome, evidence=replace(outcome.evidence, accuracy=some))
+    for one, counts in ((sampled, "2,000 of 5,000"), (outcome, "2,000")):
+        sentence = f"Accuracy was measured on {counts} held-out images."
+        rows = make_rows([one])
+        assert sentence in _shown([one])
+        assert sentence in table.markdown_text(rows)
+        assert sentence in html_text(rows)
+    failed = without_evidence(outcome, "oom", "open", "too big")
+    assert "held-out" not in _shown([failed])
+
+
 def test_csv_has_one_line_a_cell_in_full_precision() -> None:
     lines = list(csv.DictReader(io.StringIO(table.csv_text(ROWS))))
     assert len(lines) == len(ROWS)
