@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -28,6 +26,7 @@ from effvit.data.base import ImageData
 from effvit.errors import CheckFailedError, StorageError, UnsupportedError, UsageError
 from effvit.evaluate import count_correct, merge
 from effvit.images import EvaluationBatches, ImageDataset, ImageLoader
+from effvit.memory import forget_peak, resident_memory
 from effvit.preprocessing import Preprocessing, normalise, training_transform
 from effvit.run import LAST, WEIGHTS, EpochRecord, Run, with_weights
 
@@ -178,6 +177,10 @@ class _Trainer:
 
     def train(self, on_step: Callable[[Step], None], on_epoch: Callable[[EpochRecord], None]) -> None:
         best: EpochRecord | None = None
+        # A study trains one variant after the other in one process; each has a peak of its own.
+        forget_peak()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         for epoch in range(self.recipe.epochs):
             started = time.perf_counter()
             loss, images = self._train_epoch(epoch, best, on_step)
@@ -245,7 +248,7 @@ class _Trainer:
             inference_s=validation.inference_s,
             images_per_s=images / train_s,
             learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
-            host_peak_bytes=host_peak_bytes(),
+            host_peak_bytes=resident_memory().peak_bytes,
             device_peak_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
         )
 
@@ -295,9 +298,3 @@ def _require_finite(loss: float, where: str) -> None:
         raise CheckFailedError(
             f"the loss became {loss} {where}", "lower --lr; the checkpoint of the last finished epoch is intact"
         )
-
-
-def host_peak_bytes() -> int | None:
-    """Return the highest resident memory this process has had, from the kernel's own accounting."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -20,8 +20,8 @@ import numpy as np
 from effvit.errors import BackendUnavailableError, EffvitError, UnsupportedError
 from effvit.evaluate import count_correct, merge
 from effvit.export.base import Artifact, Session, pick_backend
+from effvit.memory import resident_memory
 from effvit.preprocessing import normalise
-from effvit.profiling.memory import resident_memory
 from effvit.profiling.timer import time_round
 
 

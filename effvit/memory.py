@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+FORGET_PEAK = "5"  # proc(5), /proc/pid/clear_refs
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,12 @@ def resident_memory() -> ResidentMemory:
         return ResidentMemory(_bytes(fields.get("VmRSS")), _bytes(fields.get("VmHWM")), "VmRSS and VmHWM of /proc")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return ResidentMemory(None, peak, "getrusage", "the present resident memory cannot be read without /proc")
+
+
+def forget_peak() -> None:
+    """Let the peak start again from the present, where the kernel can: the next reading is of what comes now."""
+    with suppress(OSError):
+        CLEAR_REFS.write_text(FORGET_PEAK)
 
 
 def _bytes(field: str | None) -> int | None:
