@@ -1,0 +1,1 @@
+../untrained_runs.py
