@@ -14,7 +14,7 @@ from effvit.cli.options import (
     RunArguments,
     RunsOption,
     ThreadsOption,
-    names_from_text,
+    attentions_from_text,
     precisions_from_text,
     resolutions_from_text,
 )
@@ -60,7 +60,7 @@ def export(
 
     graph_backend, engine_backend = pick_backend("ort-cpu"), pick_backend("tensorrt")
     missing = engine_backend.unavailable() if engines else None
-    chosen = resolve_runs(runs, run or [], names_from_text(attn))
+    chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
     wanted = [(graph_backend, precision) for precision in dict.fromkeys([*graphs, *engines])]
     wanted += [(engine_backend, precision) for precision in engines if missing is None]
     made: list[Artifact] = []

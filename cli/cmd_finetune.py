@@ -12,12 +12,12 @@ from effvit.cli.options import (
     RunsOption,
     SkipCorruptOption,
     ThreadsOption,
-    layers_from_text,
     pairs_from_texts,
     resolutions_from_text,
 )
 from effvit.cli.output import CountingBar, hint, progress_bars, say, write_json
 from effvit.errors import UsageError
+from effvit.mix import parse_blocks, parse_mix
 
 
 def finetune(
@@ -25,10 +25,18 @@ def finetune(
         str | None, typer.Argument(help="timm model [default: what suits the data]", show_default=False)
     ] = None,
     attn: Annotated[
-        str, typer.Option("--attn", metavar="NAME", help="attention variant, see `effvit list attention`")
+        str,
+        typer.Option(
+            "--attn",
+            metavar="NAME|MIX",
+            help="attention variant, see `effvit list attention`; a mix is written 0-3:atrous,4-11:linformer",
+        ),
     ] = "softmax",
     attn_option: Annotated[
-        list[str] | None, typer.Option("--attn-option", metavar="NAME=VALUE", help="option of the variant; repeatable")
+        list[str] | None,
+        typer.Option(
+            "--attn-option", metavar="NAME=VALUE", help="option of the variant, in a mix VARIANT.NAME=VALUE; repeatable"
+        ),
     ] = None,
     layers: Annotated[str | None, typer.Option(metavar="0-9", help="swap these blocks only")] = None,
     data: Annotated[
@@ -90,19 +98,19 @@ def finetune(
     sizes = resolutions_from_text(res) if res is not None else [None]
     if len(sizes) > 1:
         raise UsageError(f"a run is trained at one size, not at {res}", "fine-tune once for each size")
-    options, blocks = pairs_from_texts(attn_option), layers_from_text(layers) if layers is not None else None
+    blocks = parse_blocks(layers) if layers is not None else None
+    swaps = parse_mix(attn, pairs_from_texts(attn_option), blocks)
 
     from effvit.data.base import load_data
     from effvit.finetune import Finetuning
     from effvit.finetune import finetune as run_finetuning
     from effvit.surgery import pick_variant
 
-    pick_variant(attn)  # a misspelt name must not wait for the images to be checked
+    for swap in swaps:
+        pick_variant(swap.attention)  # a misspelt name must not wait for the images to be checked
     request = Finetuning(
-        attention=attn,
+        swaps=swaps,
         model=model,
-        options=options,
-        layers=blocks,
         weights=weights,
         resolution=sizes[0],
         patch=patch,

@@ -16,6 +16,7 @@ from effvit.cli.options import (
     RunArguments,
     RunsOption,
     ThreadsOption,
+    attentions_from_text,
     batches_from_text,
     names_from_text,
     precisions_from_text,
@@ -85,7 +86,7 @@ def profile(
     from effvit.profiling.sweep import run_sweep
     from effvit.run import find_runs, resolve_runs
 
-    chosen = resolve_runs(runs, run or [], names_from_text(attn))
+    chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
     plan = Plan(
         runs=tuple(chosen),
         resolutions=tuple(sizes or dict.fromkeys(one.record.spec.trained for one in chosen)),

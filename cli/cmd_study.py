@@ -13,6 +13,7 @@ from effvit.cli.options import (
     ResolutionsOption,
     SkipCorruptOption,
     ThreadsOption,
+    attentions_from_text,
     batches_from_text,
     names_from_text,
     precisions_from_text,
@@ -20,9 +21,12 @@ from effvit.cli.options import (
 )
 from effvit.cli.output import CountingBar, progress_bars, say
 from effvit.errors import UsageError
+from effvit.mix import parse_mix
 
 # Many cells, and rounds of each: half of what a single `effvit profile` takes for one.
 STUDY_LEAST_S = 0.5
+# Each takes as long as any; these are the ones that most papers compare.
+STUDIED = "softmax,atrous,linformer,nystromformer,performer"
 
 
 def study(
@@ -31,8 +35,8 @@ def study(
     ] = None,
     data: Annotated[str, typer.Option(metavar="NAME|PATH", help="data set or ImageFolder")] = "digits",
     attn: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="variants [default: all]", show_default=False)
-    ] = None,
+        str, typer.Option(metavar="NAME,...", help="variants, or mixes such as 0-3:atrous+4-11:linformer")
+    ] = STUDIED,
     weights: Annotated[
         str, typer.Option(metavar="auto|pretrained|none|PATH", help="initial weights of every variant")
     ] = "auto",
@@ -81,9 +85,13 @@ def study(
     from effvit.profiling.plan import Effort, exported_backends
     from effvit.profiling.report.writer import write_report
     from effvit.profiling.study import Study, run_study
-    from effvit.surgery import attention_variants, pick_variant
+    from effvit.surgery import pick_variant
 
-    attentions = [pick_variant(name).name for name in names_from_text(attn)] or sorted(attention_variants())
+    attentions = attentions_from_text(attn)
+    if not attentions:
+        raise UsageError(f"{attn!r} names no attention", f"write --attn {STUDIED}")
+    for swap in (swap for attention in attentions for swap in parse_mix(attention)):
+        pick_variant(swap.attention)
     with progress_bars() as progress:
         images = load_data(
             data, skip_corrupt=skip_corrupt, progress=CountingBar(progress, "checking images", "checked")

@@ -8,7 +8,8 @@ from typing import Annotated, TypeVar
 import typer
 
 from effvit.errors import UnknownNameError, UsageError
-from effvit.spec import OptionValue, Precision
+from effvit.mix import parse_mix
+from effvit.spec import OptionValue, Precision, mix_name
 
 RunsOption = Annotated[
     Path, typer.Option("--runs", metavar="FOLDER", help="where runs are kept", envvar="EFFVIT_RUNS", show_default=True)
@@ -31,13 +32,20 @@ AttentionsOption = Annotated[
 ]
 T = TypeVar("T")
 DEFAULT_RUNS = Path("runs")
-# Deeper than any Vision Transformer; a range beyond it is a slip of the keyboard.
-MOST_BLOCKS = 1000
 
 
 def names_from_text(text: str | None) -> list[str]:
     """Split `a,b,c`; None and empty parts give nothing."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def attentions_from_text(text: str | None) -> list[str]:
+    """Return the mechanisms of `softmax,linformer,0-3:atrous+4-11:linformer`, mixes as their models call them.
+
+    Raises:
+        UsageError: A mix that says nothing, or two things.
+    """
+    return [mix_name(parse_mix(part)) for part in names_from_text(text)]
 
 
 def resolutions_from_text(text: str) -> list[tuple[int, int]]:
@@ -107,25 +115,6 @@ def precisions_from_text(text: str) -> list[Precision]:
         if part not in known:
             raise UnknownNameError("precision", part, known)
     return _some([Precision(part) for part in names_from_text(text)], text, "precision", "fp32,fp16")
-
-
-def layers_from_text(text: str) -> tuple[int, ...]:
-    """Return the block numbers of `0-9` or `0,2,4-6`.
-
-    Raises:
-        UsageError: Not numbers.
-    """
-    layers: list[int] = []
-    for part in names_from_text(text):
-        first, _, last = part.partition("-")
-        try:
-            blocks = range(int(first), int(last or first) + 1)
-        except ValueError:
-            blocks = range(0)
-        if not 0 < len(blocks[: MOST_BLOCKS + 1]) <= MOST_BLOCKS:
-            raise UsageError(f"{part!r} names no blocks", "write --layers 0-9 or --layers 0,2,4")
-        layers += blocks
-    return tuple(_some(layers, text, "block", "--layers 0-9"))
 
 
 def pairs_from_texts(texts: list[str] | None) -> tuple[tuple[str, OptionValue], ...]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from effvit.attention.base import InheritedAttention
 from effvit.backbone import attention_layers, geometry_of, patch_size
 from effvit.errors import UnsupportedError
 from effvit.spec import Cost, ModelSpec
-from effvit.surgery import parse_options, pick_variant
+from effvit.surgery import variants_by_block
 
 
 def cost_of(model: VisionTransformer, spec: ModelSpec) -> Cost:
@@ -18,17 +17,15 @@ def cost_of(model: VisionTransformer, spec: ModelSpec) -> Cost:
     Raises:
         UnsupportedError: The head pools with attention of its own in a form that is not counted.
     """
-    variant, exact = pick_variant(spec.attention), pick_variant("softmax")
-    options, none = parse_options(variant, spec.options), parse_options(exact, ())
     layers = attention_layers(model, spec.backbone)
     geometry = geometry_of(model, layers[0])
     rows, columns = patch_size(model)
     embedding = model.patch_embed.proj
     macs = embedding.out_channels * embedding.in_channels * rows * columns * geometry.patches
     core = 0
-    for block, layer in zip(model.blocks, layers, strict=True):
-        swapped = isinstance(layer, InheritedAttention)
-        attention = (variant if swapped else exact).macs(geometry_of(model, layer), options if swapped else none)
+    variants = variants_by_block(spec.swaps, len(layers))
+    for block, layer, (variant, options) in zip(model.blocks, layers, variants, strict=True):
+        attention = variant.macs(geometry_of(model, layer), options)
         mlp: nn.Module = block.get_submodule("mlp")
         gate = getattr(layer, "gate", None)  # timm's attention has had one since 2026
         macs += attention.total + (_linear_macs(mlp) + _linear_macs(gate)) * geometry.tokens

@@ -17,7 +17,7 @@ from effvit.errors import UnavailableError, UnknownNameError, UsageError
 from effvit.preprocessing import preprocessing_of
 from effvit.recipe import Recipe, default_recipe
 from effvit.run import DataRecord, EpochRecord, Run, RunRecord, create_run, now
-from effvit.spec import ModelSpec, OptionValue
+from effvit.spec import ModelSpec, Swap
 from effvit.training import Step, train
 from effvit.weights import AUTO, Architecture, InitialModel, initial_model, square_patch
 
@@ -30,10 +30,8 @@ class Finetuning:
     what suits the machine and the data.
     """
 
-    attention: str
+    swaps: tuple[Swap, ...]
     model: str | None = None
-    options: tuple[tuple[str, OptionValue], ...] = ()
-    layers: tuple[int, ...] | None = None
     weights: str = AUTO
     resolution: tuple[int, int] | None = None
     patch: int | None = None
@@ -94,9 +92,7 @@ def _initial(request: Finetuning, data: ImageData, drop_path: float) -> InitialM
         Architecture(
             backbone=request.model or data.hints.model,
             classes=len(data.classes),
-            attention=request.attention,
-            options=request.options,
-            layers=request.layers,
+            swaps=request.swaps,
             resolution=resolution,
             patch=request.patch,
             drop_path=drop_path,
@@ -126,11 +122,9 @@ def _record(
     return RunRecord(
         spec=ModelSpec(
             backbone=request.model or data.hints.model,
-            attention=request.attention,
+            swaps=initial.surgery.swaps,
             classes=len(data.classes),
             trained=resolution_of(model),
-            options=initial.surgery.options,
-            layers=request.layers,
             patch=square_patch(model),
         ),
         data=DataRecord(

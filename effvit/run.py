@@ -18,11 +18,11 @@ from effvit.environment import Environment
 from effvit.errors import CheckpointError, StorageError, UnknownNameError, UsageError
 from effvit.preprocessing import Preprocessing
 from effvit.recipe import Recipe
-from effvit.spec import ModelSpec
+from effvit.spec import ModelSpec, file_name
 from effvit.storage import make_folder, sha256_of, storage_errors, write_atomically
 from effvit.surgery import model_from_spec
 
-SCHEMA = "effvit.run/1"
+SCHEMA = "effvit.run/2"
 WEIGHTS, LAST, RECORD, HISTORY = "model.safetensors", "last.safetensors", "run.json", "history.jsonl"
 
 
@@ -168,7 +168,7 @@ def create_run(root: Path, name: str | None, record: RunRecord) -> Run:
     if name is None:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         data = re.sub(r"[^A-Za-z0-9]+", "_", Path(record.data.name).name).strip("_") or "data"
-        name = f"{record.spec.backbone.partition('.')[0]}-{record.spec.attention}-{data}-{stamp}"
+        name = f"{record.spec.backbone.partition('.')[0]}-{file_name(record.spec.attention)}-{data}-{stamp}"
     # A run elsewhere than directly under `root`, or hidden there, would not be found again.
     if not name or Path(name).name != name or name.startswith("."):
         raise UsageError(f"a run cannot be called {name!r}", "choose a --name without slashes and leading dots")

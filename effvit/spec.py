@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -48,28 +47,71 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """A timm backbone with the attention of some blocks replaced.
+class Swap:
+    """One attention mechanism in some blocks.
 
-    `options` are the variant's resolved options as sorted pairs; `layers` are the indices of the swapped blocks (None:
-    all of them); `patch` overrides the backbone's patch size in px; `trained` is the (height, width) in px that the
-    weights belong to, and `weights` their sha256.
+    `options` are those of the variant as sorted pairs; `layers` are the indices of the blocks (None: all of them).
+    """
+
+    attention: str
+    options: tuple[tuple[str, OptionValue], ...] = ()
+    layers: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A timm backbone with the attention of its blocks, or of some, replaced.
+
+    `swaps` share no block, and their options are resolved; blocks in none of them keep timm's exact attention. `patch`
+    overrides the backbone's patch size in px; `trained` is the (height, width) in px that the weights belong to, and
+    `weights` their sha256.
     """
 
     backbone: str
-    attention: str
+    swaps: tuple[Swap, ...]
     classes: int
     trained: tuple[int, int]
-    options: tuple[tuple[str, OptionValue], ...] = ()
-    layers: tuple[int, ...] | None = None
     patch: int | None = None
     weights: str | None = None
 
     @property
-    def slug(self) -> str:
-        """A stable name for files: backbone, attention, and a hash of everything else."""
-        rest = json.dumps([self.classes, self.trained, self.options, self.layers, self.patch, self.weights])
-        return f"{self.backbone}-{self.attention}-{hashlib.sha256(rest.encode()).hexdigest()[:8]}"
+    def attention(self) -> str:
+        """The mechanisms by name: `linformer`, or `0-3:atrous+4-11:linformer` where not all blocks hold the same."""
+        return mix_name(self.swaps)
+
+    @property
+    def options(self) -> tuple[tuple[str, OptionValue], ...]:
+        """The options of all swaps; in a mix, each behind the name of its variant: `atrous.window`."""
+        if len(self.swaps) == 1:
+            return self.swaps[0].options
+        return tuple((f"{swap.attention}.{name}", value) for swap in self.swaps for name, value in swap.options)
+
+
+def file_name(attention: str) -> str:
+    """Return the name of mechanisms as a part of a file's name: not every system allows a colon in one."""
+    return attention.replace(":", ".")
+
+
+def mix_name(swaps: Sequence[Swap]) -> str:
+    """Return how swaps are written: by block, first to last, each unbroken range by itself."""
+    parts: list[tuple[int, str]] = []
+    for swap in swaps:
+        if swap.layers is None:
+            parts.append((0, swap.attention))
+        else:
+            parts += [(first, f"{blocks}:{swap.attention}") for first, blocks in _ranges(swap.layers)]
+    return "+".join(text for _, text in sorted(parts))
+
+
+def _ranges(layers: Sequence[int]) -> list[tuple[int, str]]:
+    """Return the first block and the text of every unbroken range: (0, `0-3`), (7, `7`)."""
+    ranges: list[list[int]] = []
+    for index in sorted(layers):
+        if ranges and index == ranges[-1][1] + 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    return [(first, str(first) if first == last else f"{first}-{last}") for first, last in ranges]
 
 
 @dataclass(frozen=True, slots=True)

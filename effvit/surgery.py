@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -11,21 +11,21 @@ import msgspec
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 
-from effvit.attention.base import AttentionVariant, InheritedAttention
+from effvit.attention.base import AttentionVariant, Geometry, InheritedAttention
 from effvit.backbone import attention_layers, create_backbone, geometry_of
 from effvit.errors import UnknownNameError, UnsupportedError, UsageError
 from effvit.registry import discover, pick
-from effvit.spec import ModelSpec, OptionValue
+from effvit.spec import ModelSpec, OptionValue, Swap
 
 
 @dataclass(frozen=True, slots=True)
 class Surgery:
-    """What a swap did: the resolved options, and the names of parameters that carried over and that are new.
+    """What was swapped: options resolved, and the names of parameters that carried over and that are new.
 
     Buffers a mechanism needs as weights (random features) count as new.
     """
 
-    options: tuple[tuple[str, OptionValue], ...]
+    swaps: tuple[Swap, ...]
     inherited: tuple[str, ...]
     new: tuple[str, ...]
 
@@ -45,33 +45,43 @@ def pick_variant(name: str) -> AttentionVariant:
     return pick(attention_variants(), name, "attention variant")
 
 
-def replace_attention(
-    model: VisionTransformer,
-    variant: AttentionVariant,
-    options: Sequence[tuple[str, OptionValue]] = (),
-    layers: Sequence[int] | None = None,
-) -> Surgery:
-    """Swap the attention of the blocks `layers` (None: all) for `variant`, in place.
+def replace_attention(model: VisionTransformer, swaps: Sequence[Swap]) -> Surgery:
+    """Swap the attention of the blocks that `swaps` name, in place.
 
     Raises:
+        UnknownNameError: There is no such variant, or it has no such option.
         UnsupportedError: The model's blocks do not hold timm's plain attention, or were swapped before.
-        UsageError: No block at all, or an option or a block index the variant or the model does not have.
+        UsageError: No block at all, one that does not exist or is named twice, or an option that a variant refuses.
     """
     donors = attention_layers(model, type(model).__name__)
     # Everything that can be refused is, before the first block changes.
-    chosen = {index: _untouched(donors[index], index) for index in _chosen_layers(len(donors), layers)}
+    plans = [(swap, pick_variant(swap.attention), _chosen_layers(len(donors), swap)) for swap in swaps]
+    for index in _once(index for _, _, layers in plans for index in layers):
+        _untouched(donors[index], index)
     before = set(model.state_dict())
-    parsed = parse_options(variant, options)
-    for index, donor in chosen.items():
-        geometry = geometry_of(model, donor)
-        parsed = variant.resolve(parsed, geometry)
-        model.blocks[index].attn = variant.build(geometry, parsed, donor)
+    resolved = tuple(_resolved(swap, variant, geometry_of(model, donors[0])) for swap, variant, _ in plans)
+    for swap, (_, variant, layers) in zip(resolved, plans, strict=True):
+        options = parse_options(variant, swap.options)
+        for index in layers:
+            donor = _untouched(donors[index], index)
+            model.blocks[index].attn = variant.build(geometry_of(model, donor), options, donor)
     after = tuple(model.state_dict())
     return Surgery(
-        options=tuple(sorted(asdict(parsed).items())),
+        swaps=resolved,
         inherited=tuple(name for name in after if name in before),
         new=tuple(name for name in after if name not in before),
     )
+
+
+def variants_by_block(swaps: Sequence[Swap], depth: int) -> list[tuple[AttentionVariant, Any]]:
+    """Return the variant and the parsed options of each of the model's `depth` blocks; exact attention by default."""
+    exact = pick_variant("softmax")
+    blocks = [(exact, parse_options(exact, ()))] * depth
+    for swap in swaps:
+        variant = pick_variant(swap.attention)
+        for index in _chosen_layers(depth, swap):
+            blocks[index] = variant, parse_options(variant, swap.options)
+    return blocks
 
 
 def model_from_spec(spec: ModelSpec) -> VisionTransformer:
@@ -81,7 +91,7 @@ def model_from_spec(spec: ModelSpec) -> VisionTransformer:
         UnknownNameError, UnsupportedError, UsageError: The specification is not one this installation can build.
     """
     model = create_backbone(spec.backbone, classes=spec.classes, resolution=spec.trained, patch=spec.patch)
-    replace_attention(model, pick_variant(spec.attention), spec.options, spec.layers)
+    replace_attention(model, spec.swaps)
     return model
 
 
@@ -113,12 +123,30 @@ def _untouched(layer: Attention | InheritedAttention, index: int) -> Attention:
     return layer
 
 
-def _chosen_layers(depth: int, layers: Sequence[int] | None) -> list[int]:
-    if layers is None:
-        return list(range(depth))
-    if not layers:
+def _chosen_layers(depth: int, swap: Swap) -> Sequence[int]:
+    if swap.layers is None:
+        return range(depth)
+    if not swap.layers:
         raise UsageError("no block is named to be swapped", "name blocks, or leave --layers out to swap all of them")
-    for index in layers:
+    if pick_variant(swap.attention).exact:
+        raise UsageError(
+            f"blocks hold {swap.attention} attention already", "name only those that get another, with their mechanism"
+        )
+    for index in swap.layers:
         if not 0 <= index < depth:
             raise UsageError(f"block {index} does not exist", f"the model's blocks are numbered 0 to {depth - 1}")
-    return sorted(set(layers))
+    return swap.layers
+
+
+def _once(indices: Iterable[int]) -> list[int]:
+    seen: list[int] = []
+    for index in indices:
+        if index in seen:
+            raise UsageError(f"block {index} is named twice", "give every block one mechanism")
+        seen.append(index)
+    return seen
+
+
+def _resolved(swap: Swap, variant: AttentionVariant, geometry: Geometry) -> Swap:
+    options = variant.resolve(parse_options(variant, swap.options), geometry)
+    return replace(swap, options=tuple(sorted(asdict(options).items())))

@@ -13,7 +13,7 @@ from effvit.backbone import check_resolution, create_backbone, patch_size, set_r
 from effvit.checkpoint import CLASSIFIERS, converted_weights, load_weights, read_weights
 from effvit.errors import CheckpointError, UnavailableError
 from effvit.run import WeightsRecord, open_run
-from effvit.spec import OptionValue
+from effvit.spec import Swap
 from effvit.surgery import Surgery, pick_variant, replace_attention
 
 AUTO, PRETRAINED, NONE = "auto", "pretrained", "none"
@@ -23,15 +23,13 @@ AUTO, PRETRAINED, NONE = "auto", "pretrained", "none"
 class Architecture:
     """What to build: a timm backbone, its classes, its attention, its input (height, width) and patch size in px.
 
-    `resolution` and `patch` None mean those of the run the weights come from, else the backbone's own; `layers` None
-    means every block. `drop_path` is the stochastic depth rate of the last block.
+    `resolution` and `patch` None mean those of the run the weights come from, else the backbone's own. `drop_path` is
+    the stochastic depth rate of the last block.
     """
 
     backbone: str
     classes: int
-    attention: str
-    options: tuple[tuple[str, OptionValue], ...] = ()
-    layers: tuple[int, ...] | None = None
+    swaps: tuple[Swap, ...]
     resolution: tuple[int, int] | None = None
     patch: int | None = None
     drop_path: float = 0.0
@@ -58,7 +56,8 @@ def initial_model(architecture: Architecture, weights: str) -> InitialModel:
         UnknownNameError, UnsupportedError, UsageError: The architecture cannot be built.
     """
     # Named before timm is asked for the hub: a misspelt variant must not wait for the network.
-    pick_variant(architecture.attention)
+    for swap in architecture.swaps:
+        pick_variant(swap.attention)
     if weights == NONE:
         return _random(architecture, weights)
     if weights == PRETRAINED:
@@ -86,13 +85,13 @@ def _backbone(architecture: Architecture, *, pretrained: bool = False) -> Vision
 
 def _random(architecture: Architecture, asked: str, warnings: tuple[str, ...] = ()) -> InitialModel:
     model = _backbone(architecture)
-    surgery = _swap(architecture, model)
+    surgery = replace_attention(model, architecture.swaps)
     return InitialModel(model, surgery, WeightsRecord(asked, "random", 0, tuple(model.state_dict())), warnings)
 
 
 def _pretrained(architecture: Architecture, asked: str) -> InitialModel:
     model = _backbone(architecture, pretrained=True)
-    surgery = _swap(architecture, model)
+    surgery = replace_attention(model, architecture.swaps)
     fresh = surgery.new
     # timm keeps the classifier only where the classes are those it was trained for.
     config: Mapping[str, object] = vars(model)["pretrained_cfg"]
@@ -135,15 +134,10 @@ def _from_file(architecture: Architecture, path: Path) -> InitialModel:
 def _loaded(
     architecture: Architecture, model: VisionTransformer, tensors: dict[str, Tensor], asked: Path, file: Path
 ) -> InitialModel:
-    surgery = _swap(architecture, model)
+    surgery = replace_attention(model, architecture.swaps)
     fresh = load_weights(model, tensors, str(file), new=surgery.new)
     record = WeightsRecord(str(asked), "checkpoint", len(model.state_dict()) - len(fresh), fresh)
     return InitialModel(model, surgery, record)
-
-
-def _swap(architecture: Architecture, model: VisionTransformer) -> Surgery:
-    variant = pick_variant(architecture.attention)
-    return replace_attention(model, variant, architecture.options, architecture.layers)
 
 
 def square_patch(model: VisionTransformer) -> int:

@@ -17,6 +17,7 @@ from effvit.errors import CheckpointError
 from effvit.export.base import Artifact, Backend, Logits, Source
 from effvit.export.verify import check, compare
 from effvit.preprocessing import normalise
+from effvit.spec import file_name
 from effvit.storage import sha256_of, write_atomically
 
 TOOLS = ("effvit", "torch", "timm", "onnx", "onnxscript", "tensorrt")
@@ -120,4 +121,4 @@ def _stem(source: Source, backend: Backend) -> str:
     made_of = [spec, source.height, source.width, source.precision, backend.format, versions, devices]
     digest = hashlib.sha256(msgspec.json.encode(made_of)).hexdigest()[:10]
     size = str(source.height) if source.height == source.width else f"{source.height}x{source.width}"
-    return f"{spec.attention}-{size}px-{source.precision}-{digest}"
+    return f"{file_name(spec.attention)}-{size}px-{source.precision}-{digest}"

@@ -15,7 +15,7 @@ from effvit.environment import Environment
 from effvit.export.base import Parity
 from effvit.spec import Cost, ModelSpec, Precision, Workload
 
-SCHEMA = "effvit.result/1"
+SCHEMA = "effvit.result/2"
 
 Status = Literal["ok", "oom", "timeout", "build_failed", "unsupported", "fallback", "unstable", "skipped", "failed"]
 FAILURES: tuple[Status, ...] = ("failed", "oom", "timeout", "build_failed")

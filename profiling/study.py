@@ -13,13 +13,14 @@ from effvit.data.base import ImageData
 from effvit.errors import CheckpointError, UsageError
 from effvit.finetune import Finetuning, finetune
 from effvit.finetune import Listener as TrainingListener
+from effvit.mix import parse_mix
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan
 from effvit.profiling.records import Outcome
 from effvit.profiling.sweep import Listener as SweepListener
 from effvit.profiling.sweep import run_sweep
 from effvit.run import RECORD, Run, open_run
-from effvit.spec import Precision
+from effvit.spec import Precision, file_name
 from effvit.storage import make_folder, write_atomically
 
 SETTINGS, RESULTS, RUNS = "study.json", "results.jsonl", "runs"
@@ -68,10 +69,11 @@ def run_study(
     _claim(folder, study)
     runs = []
     for index, attention in enumerate(study.attentions):
-        run = _finished_run(folder / RUNS / attention)
+        name = file_name(attention)
+        run = _finished_run(folder / RUNS / name)
         if run is None:
             request = Finetuning(
-                attention=attention,
+                swaps=parse_mix(attention),
                 model=study.model,
                 weights=study.weights,
                 resolution=study.trained,
@@ -79,7 +81,7 @@ def run_study(
                 threads=effort.threads,
             )
             told = listener.training(attention, index, len(study.attentions))
-            run = finetune(request, data, out=folder / RUNS, name=attention, listener=told)
+            run = finetune(request, data, out=folder / RUNS, name=name, listener=told)
         else:
             listener.kept(run)
         runs.append(run)

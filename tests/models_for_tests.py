@@ -14,11 +14,12 @@ from effvit.backbone import create_backbone
 from effvit.checkpoint import save_weights
 from effvit.data.base import ImageData, load_data
 from effvit.environment import Environment
+from effvit.mix import parse_mix
 from effvit.preprocessing import preprocessing_of
 from effvit.recipe import Recipe
 from effvit.run import DataRecord, Run, RunRecord, WeightsRecord, create_run, with_weights
 from effvit.spec import ModelSpec, OptionValue
-from effvit.surgery import pick_variant, replace_attention
+from effvit.surgery import replace_attention
 
 CLASSES = 10
 MACHINE = Environment("a processor", 2, None, (), "Linux", "3.11", (), 2)
@@ -37,7 +38,7 @@ def model_of(
     """Return a model with random weights in evaluation mode."""
     torch.manual_seed(seed)
     model = create_backbone(backbone, classes=classes, resolution=resolution, patch=patch)
-    replace_attention(model, pick_variant(attention), options)
+    replace_attention(model, parse_mix(attention, options))
     return model.eval()
 
 
@@ -69,7 +70,7 @@ def record_of(
 ) -> RunRecord:
     model = model_of(resolution=(64, 64))
     return RunRecord(
-        spec=ModelSpec(backbone, attention, CLASSES, trained, options, patch=patch),
+        spec=ModelSpec(backbone, parse_mix(attention, options), CLASSES, trained, patch=patch),
         data=DataRecord("digits", "f" * 64, tuple("0123456789"), 40, 20),
         preprocessing=preprocessing_of(model),
         recipe=recipe or Recipe(),

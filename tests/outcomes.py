@@ -18,7 +18,7 @@ from effvit.profiling.records import (
     Samples,
     Throughput,
 )
-from effvit.spec import ModelSpec, Precision, Workload
+from effvit.spec import ModelSpec, Precision, Swap, Workload
 
 VARIANTS = ("softmax", "linformer", "performer", "nystromformer", "atrous")
 RESOLUTIONS = (224, 384, 512)
@@ -48,7 +48,7 @@ ENVIRONMENT = Environment(
 
 def make_cell(attention: str = "softmax", px: int = 224, batch: int = 1, backend: str = "torch") -> Cell:
     """Return a fp32 cell of a small backbone with 10 classes."""
-    spec = ModelSpec(backbone="vit_tiny_patch16_224", attention=attention, classes=10, trained=(224, 224))
+    spec = ModelSpec(backbone="vit_tiny_patch16_224", swaps=(Swap(attention),), classes=10, trained=(224, 224))
     return Cell(spec, backend, Precision.FP32, Workload(batch, px, px))
 
 
@@ -89,7 +89,7 @@ def make_evidence(cell: Cell, seed: int = 0) -> Evidence:
     runtime_bytes = (180 if cell.backend == "torch" else 60) * 2**20
     return Evidence(
         comparison=f"{cell.backend}-{px}-{batch}",
-        artifact=ArtifactFacts(f"{cell.model.slug}.onnx", "0" * 64, 4 * cost.parameters + 20_000, 2.5),
+        artifact=ArtifactFacts(f"{cell.model.attention}.onnx", "0" * 64, 4 * cost.parameters + 20_000, 2.5),
         samples=make_samples(*rounds),
         throughput=Throughput(blocks),
         memory=HostMemory(runtime_bytes, runtime_bytes + model_bytes, "VmHWM"),

@@ -8,6 +8,7 @@ from effvit.backbone import resolution_of
 from effvit.checkpoint import save_weights
 from effvit.data.base import load_data
 from effvit.environment import capture_environment
+from effvit.mix import parse_mix
 from effvit.preprocessing import preprocessing_of
 from effvit.recipe import Recipe
 from effvit.run import WEIGHTS, DataRecord, Run, RunRecord, create_run, now, with_weights
@@ -18,15 +19,14 @@ from effvit.weights import Architecture, initial_model, square_patch
 def make_run(root: Path, attention: str, *, name: str | None = None, backbone: str = "test_vit", px: int = 32) -> Run:
     """Return a run on the digits with random weights, in `root`."""
     data = load_data("digits")
-    architecture = Architecture(backbone=backbone, classes=10, attention=attention, resolution=(px, px))
+    architecture = Architecture(backbone=backbone, classes=10, swaps=parse_mix(attention), resolution=(px, px))
     initial = initial_model(architecture, "none")
     record = RunRecord(
         spec=ModelSpec(
             backbone=backbone,
-            attention=attention,
+            swaps=initial.surgery.swaps,
             classes=10,
             trained=resolution_of(initial.model),
-            options=initial.surgery.options,
             patch=square_patch(initial.model),
         ),
         data=DataRecord("digits", data.fingerprint, data.classes, len(data.train), len(data.val)),

@@ -187,11 +187,7 @@ def _told_apart(names: Sequence[str], details: Sequence[str], places: Sequence[H
 
 
 def _details(outcome: Outcome) -> str:
-    model = outcome.cell.model
-    parts = [f"{name}={value}" for name, value in model.options]
-    if model.layers is not None:
-        parts.append(f"{len(model.layers)} blocks")
-    return ", ".join(parts)
+    return ", ".join(f"{name}={value}" for name, value in outcome.cell.model.options)
 
 
 def _with_fronts(rows: Sequence[Row]) -> list[Row]:

@@ -34,11 +34,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with `pictures/` of two classes and `runs/lin`, fine-tuned on them for an epoch."""
     from effvit.data.base import load_data
     from effvit.finetune import Finetuning, finetune
+    from effvit.spec import Swap
 
     root = tmp_path_factory.mktemp("trained")
     data = load_data(str(write_folder(root / "pictures", {"cat": 6, "dog": 6})))
     request = Finetuning(
-        "linformer",
+        (Swap("linformer"),),
         model="test_vit",
         weights="none",
         resolution=(32, 32),

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effvit.cli.options import (
+    attentions_from_text,
     batches_from_text,
-    layers_from_text,
     names_from_text,
     pairs_from_texts,
     precisions_from_text,
@@ -53,21 +53,6 @@ def test_precisions_round_trip(precisions: list[Precision]) -> None:
     assert precisions_from_text(",".join(precisions)) == precisions
 
 
-@given(st.lists(st.integers(0, 99), min_size=1))
-def test_layers_round_trip(layers: list[int]) -> None:
-    assert layers_from_text(",".join(map(str, layers))) == tuple(layers)
-
-
-def test_a_range_of_layers_includes_both_ends() -> None:
-    assert layers_from_text("0,2,4-6") == (0, 2, 4, 5, 6)
-
-
-@pytest.mark.parametrize("text", ["9-2", "0,9-2", "-1", "1--2", "a", "", "0-99999999999", "0-1000"])
-def test_layers_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="names no block"):
-        layers_from_text(text)
-
-
 @pytest.mark.parametrize("text", ["abc", "", ",", "0", "-1", "224x0", "x224x3", "1.5"])
 def test_sizes_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
@@ -78,6 +63,12 @@ def test_sizes_that_are_none_are_refused(text: str) -> None:
 def test_batches_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         batches_from_text(text)
+
+
+def test_mixes_get_the_name_their_models_have() -> None:
+    names = attentions_from_text("softmax, 4-11:linformer+0-3:atrous,performer")
+    assert names == ["softmax", "0-3:atrous+4-11:linformer", "performer"]
+    assert attentions_from_text(None) == []
 
 
 def test_a_misspelt_precision_has_closest_names() -> None:
@@ -96,7 +87,7 @@ def test_pairs_are_text_and_split_at_the_first_equals_sign() -> None:
 
 
 @pytest.mark.parametrize(
-    "parse", [resolutions_from_text, batches_from_text, precisions_from_text, layers_from_text, names_from_text]
+    "parse", [resolutions_from_text, batches_from_text, precisions_from_text, attentions_from_text, names_from_text]
 )
 @given(text=st.one_of(st.text(), st.text("0123456789:,-x", max_size=12)))
 def test_no_text_is_worse_than_a_usage_error(parse: Callable[[str], object], text: str) -> None:

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from effvit.backbone import create_backbone, resolution_of, set_resolution
 from effvit.cost import cost_of
 from effvit.errors import UnsupportedError
-from effvit.spec import ModelSpec
-from effvit.surgery import attention_variants, pick_variant, replace_attention
+from effvit.spec import ModelSpec, Swap
+from effvit.surgery import attention_variants, replace_attention
 
 
 def built(
@@ -23,8 +23,8 @@ def built(
     # compute when they are built (random features, say) need a real one.
     with torch.device("cpu" if backbone == "test_vit" else "meta"):
         model = create_backbone(backbone, classes=7, resolution=resolution).eval()
-        surgery = replace_attention(model, pick_variant(attention), layers=layers)
-    return model, ModelSpec(backbone, attention, 7, resolution_of(model), surgery.options, layers)
+        surgery = replace_attention(model, [Swap(attention, (), layers)])
+    return model, ModelSpec(backbone, surgery.swaps, 7, resolution_of(model))
 
 
 def counted_macs(model: VisionTransformer) -> float:
@@ -69,10 +69,16 @@ def test_blocks_left_alone_cost_what_softmax_costs() -> None:
     assert cost_of(model, spec).macs == counted_macs(model)
 
 
+def test_a_mix_costs_what_its_blocks_cost() -> None:
+    model = create_backbone("test_vit", classes=7, resolution=(64, 64)).eval()
+    surgery = replace_attention(model, [Swap("linformer", (), (0, 3)), Swap("performer", (), (1,))])
+    assert cost_of(model, ModelSpec("test_vit", surgery.swaps, 7, (64, 64))).macs == counted_macs(model)
+
+
 def test_a_resized_model_costs_what_it_costs_now() -> None:
     model = model_of("linformer")
     set_resolution(model, 96, 128)
-    spec = ModelSpec("test_vit", "linformer", 10, (64, 64), (("pool", 2),))
+    spec = ModelSpec("test_vit", (Swap("linformer", (("pool", 2),)),), 10, (64, 64))
     cost = cost_of(model, spec)
     assert cost.tokens == 1 + 6 * 8
     assert cost.macs == counted_macs(model)
@@ -84,8 +90,8 @@ def test_the_gate_of_a_gated_donor_is_counted(attention: str) -> None:
     for block in model.blocks:
         assert isinstance(block.attn, Attention)
         block.attn.gate = nn.Linear(64, 64)
-    surgery = replace_attention(model, pick_variant(attention))
-    spec = ModelSpec("test_vit", attention, 7, (64, 64), surgery.options)
+    surgery = replace_attention(model, [Swap(attention)])
+    spec = ModelSpec("test_vit", surgery.swaps, 7, (64, 64))
     assert cost_of(model, spec).macs == counted_macs(model)
 
 

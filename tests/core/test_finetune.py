@@ -10,6 +10,7 @@ from models_for_tests import digits
 from effvit.errors import UnavailableError, UnknownNameError, UsageError
 from effvit.finetune import Finetuning, Listener, finetune
 from effvit.run import EpochRecord, Run, open_run
+from effvit.spec import Swap
 
 BRIEF = {"epochs": 1, "batch": 20}
 
@@ -37,12 +38,14 @@ def _threads() -> object:
 def test_what_is_left_out_follows_from_the_data(tmp_path: Path) -> None:
     data, diary = digits(), Diary()
     hints = replace(data.hints, resolution=32, random_erasing=0.25)
-    request = Finetuning("linformer", weights="none", device="cpu", threads=1, recipe={**BRIEF, "drop_path": 0.125})
+    request = Finetuning(
+        (Swap("linformer"),), weights="none", device="cpu", threads=1, recipe={**BRIEF, "drop_path": 0.125}
+    )
     run = finetune(request, replace(data, hints=hints), out=tmp_path, name="first", listener=diary)
     record = open_run(run.folder).record
     spec, recipe = record.spec, record.recipe
     assert (spec.backbone, spec.attention, spec.classes, spec.trained) == ("test_vit", "linformer", 10, (32, 32))
-    assert (spec.options, spec.patch, spec.layers) == ((("pool", 1),), 16, None)
+    assert (spec.swaps, spec.patch) == ((Swap("linformer", (("pool", 1),)),), 16)
     assert (recipe.epochs, recipe.batch, recipe.drop_path) == (1, 20, 0.125)
     assert (recipe.learning_rate, recipe.layer_decay) == (hints.scratch_learning_rate, None)
     assert (recipe.crop_scale, recipe.horizontal_flip, recipe.random_erasing) == (hints.crop_scale, 0.0, 0.25)
@@ -53,7 +56,7 @@ def test_what_is_left_out_follows_from_the_data(tmp_path: Path) -> None:
 
 
 def refused(tmp_path: Path, **changes: object) -> None:
-    request = replace(Finetuning("softmax", weights="none", device="cpu", threads=1, recipe=BRIEF), **changes)
+    request = replace(Finetuning((Swap("softmax"),), weights="none", device="cpu", threads=1, recipe=BRIEF), **changes)
     try:
         finetune(request, digits(), out=tmp_path, name="first")
     finally:

@@ -54,7 +54,7 @@ def test_a_folder_without_a_record_is_no_run(tmp_path: Path) -> None:
         (b'"status": "running"', b'"status": "asleep"', "damaged or of another effvit"),
         (b'"epochs": 20', b'"epochs": 0', "epochs must be at least 1"),
         (b'"running"', b'"\xff\xfe"', "damaged or of another effvit"),
-        (b"effvit.run/1", b"effvit.run/2", r"has schema 'effvit\.run/2', not 'effvit\.run/1'"),
+        (b"effvit.run/2", b"effvit.run/9", r"has schema 'effvit\.run/9', not 'effvit\.run/2'"),
     ],
 )
 def test_a_damaged_or_newer_record_is_named(old: bytes, new: bytes, message: str, tmp_path: Path) -> None:

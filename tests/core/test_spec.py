@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from effvit.errors import UsageError
-from effvit.spec import ModelSpec, Workload
-
-SPEC = ModelSpec("test_vit", "linformer", 10, (64, 64), (("pool", 2),))
+from effvit.spec import ModelSpec, Swap, Workload, file_name
 
 
 @pytest.mark.parametrize("field", ["batch", "height", "width"])
@@ -21,24 +17,25 @@ def test_a_resolution_is_one_number_for_squares_and_height_x_width_otherwise() -
     assert Workload(8, 224, 320).resolution == "224x320"
 
 
-def test_a_slug_is_the_same_in_every_process() -> None:
-    # Files are found again by it. The hash is sha256 of [10, [64, 64], [["pool", 2]], null, null, null], by sha256sum.
-    assert SPEC.slug == "test_vit-linformer-4ff3439a"
-
-
 @pytest.mark.parametrize(
-    "change",
+    ("swaps", "name"),
     [
-        {"backbone": "test_vit2"},
-        {"attention": "performer"},
-        {"classes": 11},
-        {"trained": (64, 96)},
-        {"options": (("pool", 3),)},
-        {"layers": (0,)},
-        {"patch": 8},
-        {"weights": "0" * 64},
+        ([Swap("linformer")], "linformer"),
+        ([Swap("linformer", (), (0, 1, 2, 9))], "0-2:linformer+9:linformer"),
+        ([Swap("linformer", (), (4, 5)), Swap("atrous", (), (0, 6))], "0:atrous+4-5:linformer+6:atrous"),
+        ([Swap("linformer", (), tuple(range(2, 12))), Swap("atrous", (), (0, 1))], "0-1:atrous+2-11:linformer"),
     ],
-    ids=lambda change: next(iter(change)),
 )
-def test_whatever_differs_gives_another_slug(change: dict[str, object]) -> None:
-    assert replace(SPEC, **change).slug != SPEC.slug
+def test_mechanisms_are_named_by_block(swaps: list[Swap], name: str) -> None:
+    assert ModelSpec("test_vit", tuple(swaps), 10, (64, 64)).attention == name
+
+
+def test_the_options_of_a_mix_say_whose_they_are() -> None:
+    first, second = Swap("linformer", (("pool", 2),), (0,)), Swap("atrous", (("levels", 2), ("window", 4)), (1,))
+    assert ModelSpec("test_vit", (first,), 10, (64, 64)).options == (("pool", 2),)
+    both = ModelSpec("test_vit", (first, second), 10, (64, 64)).options
+    assert both == (("linformer.pool", 2), ("atrous.levels", 2), ("atrous.window", 4))
+
+
+def test_a_mix_in_a_file_name_has_no_colon() -> None:
+    assert file_name("0-3:atrous+4-11:linformer") == "0-3.atrous+4-11.linformer"

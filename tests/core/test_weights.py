@@ -15,10 +15,11 @@ from effvit import backbone
 from effvit.backbone import patch_size, resolution_of
 from effvit.checkpoint import save_weights
 from effvit.errors import CheckpointError, UnavailableError, UnknownNameError, UsageError
+from effvit.spec import Swap
 from effvit.weights import Architecture, initial_model
 
-PLAIN = Architecture("test_vit", 10, "softmax", resolution=(64, 64))
-LINFORMER = replace(PLAIN, attention="linformer")
+PLAIN = Architecture("test_vit", 10, (Swap("softmax"),), resolution=(64, 64))
+LINFORMER = replace(PLAIN, swaps=(Swap("linformer"),))
 COMPRESSIONS = tuple(f"blocks.{block}.attn.compression" for block in range(6))
 
 
@@ -47,7 +48,7 @@ def test_pretrained_does_not_fall_back(hub: Path) -> None:
 def test_the_hub_is_not_asked_where_the_request_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbone, "_answers", lambda _url: pytest.fail("the network was touched"))
     with pytest.raises(UnknownNameError):
-        initial_model(replace(PLAIN, attention="linfomer"), "auto")
+        initial_model(replace(PLAIN, swaps=(Swap("linfomer"),)), "auto")
     with pytest.raises(UsageError):
         initial_model(replace(PLAIN, resolution=(65, 65)), "auto")
     assert initial_model(PLAIN, "none").warnings == ()
@@ -100,7 +101,7 @@ def test_a_swapped_checkpoint_does_not_fit_another_attention(tmp_path: Path) -> 
 @pytest.mark.parametrize("trained", [(64, 64), (64, 400)])
 def test_a_run_gives_the_very_model(trained: tuple[int, int], tmp_path: Path) -> None:
     run, donor = finished_run(tmp_path, "first", record_of("linformer", trained=trained, options=(("pool", 2),)))
-    architecture = replace(LINFORMER, resolution=None, options=(("pool", 2),))
+    architecture = replace(LINFORMER, resolution=None, swaps=(Swap("linformer", (("pool", 2),)),))
     initial = initial_model(architecture, str(run.folder))
     images = images_of(*trained)
     assert torch.equal(logits_of(initial.model.eval(), images), logits_of(donor, images))

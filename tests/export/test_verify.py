@@ -11,7 +11,7 @@ from effvit.errors import MismatchError
 from effvit.export.base import Artifact
 from effvit.export.verify import check, compare
 from effvit.preprocessing import Preprocessing
-from effvit.spec import Cost, ModelSpec, Precision
+from effvit.spec import Cost, ModelSpec, Precision, Swap
 
 REFERENCE = np.array([[4.0, 0.0, 0.0], [0.0, 2.0, 1.0], [1.0, 1.01, 0.0], [0.0, 0.0, 3.0]], dtype=np.float32)
 ARTIFACT = Artifact(
@@ -19,7 +19,7 @@ ARTIFACT = Artifact(
     path="/nowhere",
     sha256="",
     size_bytes=0,
-    model=ModelSpec("test_vit", "linformer", 3, (64, 64)),
+    model=ModelSpec("test_vit", (Swap("linformer"),), 3, (64, 64)),
     precision=Precision.FP32,
     height=64,
     width=64,

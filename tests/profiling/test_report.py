@@ -17,6 +17,7 @@ from effvit.profiling.report import figures, summary, table, terminal
 from effvit.profiling.report.html import html_text
 from effvit.profiling.report.rows import make_rows
 from effvit.profiling.report.writer import write_report
+from effvit.spec import Swap
 
 ROWS = make_rows(make_sweep())
 HOSTILE = '</script><img src=x onerror="alert(1)">|`*'
@@ -59,7 +60,7 @@ def _page(outcomes: list[Outcome]) -> _Page:
 
 def _hostile() -> list[Outcome]:
     outcome = make_outcome("linformer")
-    model = replace(outcome.cell.model, backbone=HOSTILE, options=((HOSTILE, HOSTILE),))
+    model = replace(outcome.cell.model, backbone=HOSTILE, swaps=(Swap("softmax", ((HOSTILE, HOSTILE),)),))
     named = replace(outcome, cell=replace(outcome.cell, model=model), run=HOSTILE, data=HOSTILE, notes=(HOSTILE,))
     twin = replace(named, run="twin")
     return [named, twin, without_evidence(replace(named, run="third"), "failed", "open", HOSTILE)]

@@ -10,6 +10,7 @@ from outcomes import ENVIRONMENT, make_outcome, make_sweep, without_evidence
 
 from effvit.errors import ResultError, StorageError
 from effvit.profiling import results
+from effvit.spec import Swap
 
 FIRST = make_outcome("softmax")
 SECOND = make_outcome("linformer")
@@ -26,7 +27,9 @@ def test_what_is_appended_is_read(tmp_path: Path) -> None:
 
 def test_options_keep_their_types_and_so_the_cell_its_key(tmp_path: Path) -> None:
     options = (("causal", False), ("kernel", "relu"), ("ratio", 1.0), ("rank", 64), ("seed", None))
-    outcome = replace(FIRST, cell=replace(FIRST.cell, model=replace(FIRST.cell.model, options=options)))
+    outcome = replace(
+        FIRST, cell=replace(FIRST.cell, model=replace(FIRST.cell.model, swaps=(Swap("softmax", options),)))
+    )
     results.append(tmp_path / "r", outcome)
     assert results.read(tmp_path / "r")[0].cell.key == outcome.cell.key
 
@@ -77,7 +80,7 @@ BROKEN = {
     "not text": (b'{"schema": "\xff"}', "not a line of a result file"),
     "an array": (b"[1]", "not a line of a result file"),
     "no schema": (b"{}", "not a line of a result file"),
-    "another schema": (_changed(schema="effvit.result/9"), "the schema is 'effvit.result/9', not 'effvit.result/1'"),
+    "another schema": (_changed(schema="effvit.result/9"), "the schema is 'effvit.result/9', not 'effvit.result/2'"),
     "a text for a number": (_changed(cell={**json.loads(results.encode(FIRST))["cell"], "workload": "8"}), "workload"),
     "batch 0": (
         _changed(cell={**json.loads(results.encode(FIRST))["cell"], "workload": {"batch": 0, "height": 1, "width": 1}}),
@@ -147,7 +150,7 @@ def test_a_value_that_json_cannot_carry_never_reaches_the_file(tmp_path: Path) -
 
 
 def test_an_option_that_changes_on_its_way_never_reaches_the_file(tmp_path: Path) -> None:
-    model = replace(FIRST.cell.model, options=(("ratio", float("inf")),))
+    model = replace(FIRST.cell.model, swaps=(Swap("softmax", (("ratio", float("inf")),)),))
     outcome = replace(FIRST, cell=replace(FIRST.cell, model=model))
     with pytest.raises(ResultError, match="does not read back as it was"):
         results.append(tmp_path / "r", outcome)

@@ -5,6 +5,7 @@ from outcomes import ENVIRONMENT, make_accuracy, make_outcome, make_samples, mak
 
 from effvit.profiling.records import Accuracy, Outcome
 from effvit.profiling.report.rows import Row, make_rows
+from effvit.spec import Swap
 
 SOFTMAX = make_outcome("softmax")
 LINEAR = make_outcome("linformer")
@@ -89,7 +90,8 @@ def test_fronts_are_found_over_resolutions_but_within_a_batch() -> None:
 def test_variants_of_one_name_are_told_apart_by_options_then_by_run() -> None:
     model = LINEAR.cell.model
     narrow, wide = (
-        replace(LINEAR, cell=replace(LINEAR.cell, model=replace(model, options=(("rank", rank),)))) for rank in (32, 64)
+        replace(LINEAR, cell=replace(LINEAR.cell, model=replace(model, swaps=(Swap("linformer", (("rank", rank),)),))))
+        for rank in (32, 64)
     )
     again = replace(wide, run="second seed")
     labels = {row.label for row in make_rows([SOFTMAX, narrow, wide, again])}
