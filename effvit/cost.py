@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -22,14 +24,18 @@ def cost_of(model: VisionTransformer, spec: ModelSpec) -> Cost:
     rows, columns = patch_size(model)
     embedding = model.patch_embed.proj
     macs = embedding.out_channels * embedding.in_channels * rows * columns * geometry.patches
-    core = 0
+    core, merged = 0, 0
     variants = variants_by_block(spec.swaps, len(layers))
     for block, layer, (variant, options) in zip(model.blocks, layers, variants, strict=True):
-        attention = variant.macs(geometry_of(model, layer), options)
+        seen = replace(geometry_of(model, layer), merged=merged)
+        attention = variant.macs(seen, options)
+        merging = variant.merging(seen, options)
+        merged += merging.patches
         mlp: nn.Module = block.get_submodule("mlp")
         gate = getattr(layer, "gate", None)  # timm's attention has had one since 2026
-        macs += attention.total + (_linear_macs(mlp) + _linear_macs(gate)) * geometry.tokens
-        core += attention.core
+        macs += attention.total + _linear_macs(gate) * seen.tokens
+        macs += merging.macs + _linear_macs(mlp) * (geometry.tokens - merged)
+        core += attention.core + merging.macs
     # Distilled models classify twice.
     heads = _linear_macs(model.head) + _linear_macs(getattr(model, "head_dist", None))
     macs += _pooling_macs(model, geometry.tokens if model.pool_include_prefix else geometry.patches) + heads

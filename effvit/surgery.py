@@ -58,13 +58,17 @@ def replace_attention(model: VisionTransformer, swaps: Sequence[Swap]) -> Surger
     plans = [(swap, pick_variant(swap.attention), _chosen_layers(len(donors), swap)) for swap in swaps]
     for index in _once(index for _, _, layers in plans for index in layers):
         _untouched(donors[index], index)
+    blocks = model.blocks
+    for _, variant, layers in plans:
+        blocks = variant.assemble(blocks, layers)
     before = set(model.state_dict())
     resolved = tuple(_resolved(swap, variant, geometry_of(model, donors[0])) for swap, variant, _ in plans)
     for swap, (_, variant, layers) in zip(resolved, plans, strict=True):
         options = parse_options(variant, swap.options)
         for index in layers:
             donor = _untouched(donors[index], index)
-            model.blocks[index].attn = variant.build(geometry_of(model, donor), options, donor)
+            blocks[index].attn = variant.build(geometry_of(model, donor), options, donor)
+    model.blocks = blocks
     after = tuple(model.state_dict())
     return Surgery(
         swaps=resolved,

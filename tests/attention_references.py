@@ -184,4 +184,5 @@ REFERENCES = {
     "performer": _performer,
     "nystromformer": _nystromformer,
     "atrous": _atrous,
+    "tome": _exact,  # merging is between the blocks: test_tome.py
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,17 +16,21 @@ from effvit.errors import UnsupportedError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The tokens one attention layer sees: `prefix_tokens`, then a `grid` = (rows, columns) of patches, row by row."""
+    """The tokens one attention layer sees: `prefix_tokens`, then a `grid` = (rows, columns) of patches, row by row.
+
+    Of the patches, `merged` were merged into others by the blocks before; what is left of them is no grid any more.
+    """
 
     dim: int
     heads: int
     head_dim: int
     prefix_tokens: int
     grid: tuple[int, int]
+    merged: int = 0
 
     @property
     def patches(self) -> int:
-        return self.grid[0] * self.grid[1]
+        return self.grid[0] * self.grid[1] - self.merged
 
     @property
     def tokens(self) -> int:
@@ -65,6 +69,24 @@ def unchanged(options: Any, geometry: Geometry) -> Any:
     return options
 
 
+def same_blocks(blocks: nn.Sequential, layers: Sequence[int]) -> nn.Sequential:
+    """Return `blocks` as they are: for variants that keep to their layer."""
+    return blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """What vanishes between a block's attention and MLP: `patches`, and the MACs of finding and joining them."""
+
+    patches: int = 0
+    macs: int = 0
+
+
+def no_merging(geometry: Geometry, options: Any) -> Merging:
+    """Return nothing merged: for variants that keep all tokens."""
+    return Merging()
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionVariant:
     """One attention mechanism as a value.
@@ -74,6 +96,10 @@ class AttentionVariant:
     `build(geometry, options, donor)` returns a layer `(batch, tokens, dim) -> (batch, tokens, dim)` that takes over the
     donor's modules under their own names; parameters it does not share with the donor are new.
     `macs(geometry, options)` counts one layer, one image.
+
+    Two more are for mechanisms that change what flows from block to block. `assemble(blocks, layers)` returns the row
+    of blocks to be used when those at the indices `layers` hold the variant, or refuses it (UsageError,
+    UnsupportedError). `merging(geometry, options)` says what vanishes between the layer and its block's MLP.
     """
 
     name: str
@@ -83,6 +109,8 @@ class AttentionVariant:
     macs: Callable[[Geometry, Any], AttentionMacs]
     options: type[Any] = NoOptions
     resolve: Callable[[Any, Geometry], Any] = field(default=unchanged)
+    assemble: Callable[[nn.Sequential, Sequence[int]], nn.Sequential] = field(default=same_blocks)
+    merging: Callable[[Geometry, Any], Merging] = field(default=no_merging)
     exact: bool = False
 
 
@@ -136,12 +164,7 @@ class InheritedAttention(nn.Module):
                 f"{type(self).__name__} has no place for an attention mask or causal order",
                 "use softmax attention for masked inputs",
             )
-        mixed = self.mix(x).transpose(1, 2).flatten(2)  # (batch, tokens, heads * head_dim)
-        mixed = self.norm(mixed)
-        if self.gate is not None:
-            mixed = mixed * self.gate(x).sigmoid()
-        out: Tensor = self.proj_drop(self.proj(mixed))
-        return out
+        return self.project_out(self.mix(x), x)
 
     def mix(self, x: Tensor) -> Tensor:
         """Return the mixed values, `(batch, heads, tokens, head_dim)`, of tokens `x`, `(batch, tokens, dim)`."""
@@ -170,6 +193,14 @@ class InheritedAttention(nn.Module):
         bias = self.qkv.bias
         k, v = self._split_heads(F.linear(x, self.qkv.weight[width:], None if bias is None else bias[width:]), 2)
         return self.k_norm(k), v
+
+    def project_out(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """Return the layer's output, `(batch, tokens, dim)`, from what `mix` returned and the layer's input."""
+        mixed = self.norm(mixed.transpose(1, 2).flatten(2))  # (batch, tokens, heads * head_dim)
+        if self.gate is not None:
+            mixed = mixed * self.gate(x).sigmoid()
+        out: Tensor = self.proj_drop(self.proj(mixed))
+        return out
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return softmax attention of q over k, v; the numbers of queries and keys may differ."""
