@@ -13,6 +13,16 @@ from effvit.registry import discover
 
 VARIANTS = discover("effvit.attention", "VARIANT", AttentionVariant)
 APPROXIMATE = [name for name, variant in VARIANTS.items() if not variant.exact]
+# What variants learn beside the donor's weights.
+NEW = {
+    "compression",
+    "level_gate.weight",
+    "level_gate.bias",
+    "value_convolution",
+    "reduction_weight",
+    "query_map",
+    "key_map",
+}
 
 
 def geometry_of(grid: tuple[int, int], prefix_tokens: int = 1, dim: int = 24, heads: int = 2) -> Geometry:
@@ -39,7 +49,7 @@ def unsettle(layer: nn.Module) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
-            if name in {"compression", "level_gate.weight", "level_gate.bias"}:
+            if name in NEW:
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 parameter.add_(noise.to(parameter) * 0.1)
 

@@ -178,11 +178,80 @@ def _levels_by_pair(image: Image) -> list[list[list[int]]]:
     ]
 
 
+def _agent(image: Image) -> Tensor:
+    """One dense tokens x tokens matrix, and the convolution as a sum of shifted images."""
+    geometry, prefix = image.geometry, image.geometry.prefix_tokens
+    cells = min(image.options.pool, geometry.grid[0]), min(image.options.pool, geometry.grid[1])
+    pooling = block_average(geometry.grid, cells)
+    weights = image.state["value_convolution"].reshape(geometry.heads, geometry.head_dim, 3, 3)
+    heads = []
+    for head, (queries, keys, values) in enumerate(zip(image.q, image.k, image.v, strict=True)):
+        agents = torch.cat([queries[:prefix], pooling @ queries[prefix:]])
+        handing_out = torch.softmax(queries @ agents.T / math.sqrt(geometry.head_dim), dim=-1)
+        gathering = torch.softmax(agents @ keys.T / math.sqrt(geometry.head_dim), dim=-1)
+        mixed = list(handing_out @ gathering @ values)
+        for patch in range(geometry.patches):
+            for neighbour, (row, column) in _neighbours(patch, geometry.grid).items():
+                weighted = weights[head, :, row, column] * values[prefix + neighbour]
+                mixed[prefix + patch] = mixed[prefix + patch] + weighted
+        heads.append(torch.stack(mixed))
+    return torch.stack(heads)
+
+
+def _neighbours(patch: int, grid: tuple[int, int]) -> dict[int, tuple[int, int]]:
+    """Return the patches of the 3 x 3 square around a patch, and each one's (row, column) in it."""
+    row, column = divmod(patch, grid[1])
+    return {
+        (row + down - 1) * grid[1] + column + right - 1: (down, right)
+        for down in range(3)
+        for right in range(3)
+        if 0 <= row + down - 1 < grid[0] and 0 <= column + right - 1 < grid[1]
+    }
+
+
+def _sra(image: Image) -> Tensor:
+    state, geometry, side = image.state, image.geometry, image.options.reduction
+    prefix = geometry.prefix_tokens
+    inputs = torch.stack([*image.x[:prefix], *_merged(image.x[prefix:], state["reduction_weight"], geometry, side)])
+    keys = _norm(state, "k_norm", _heads(state, inputs, 1, geometry))
+    values = _heads(state, inputs, 2, geometry)
+    return torch.stack([_softmax_attention(*head) for head in zip(image.q, keys, values, strict=True)])
+
+
+def _merged(patches: Tensor, weight: Tensor, geometry: Geometry, side: int) -> list[Tensor]:
+    """Return the weighted sum of the patches of each cell, cells in rows, as if a cell at the border were whole."""
+    cells: dict[tuple[int, int], list[Tensor]] = {}
+    for index, patch in enumerate(patches):
+        row, column = divmod(index, geometry.grid[1])
+        weighted = weight[:, 0, row % side, column % side] * patch
+        cells.setdefault((row // side, column // side), []).append(weighted)
+    return [torch.stack(cells[place]).mean(dim=0) * side**2 for place in sorted(cells)]
+
+
+def _hedgehog(image: Image) -> Tensor:
+    heads = []
+    for head, (queries, keys, values) in enumerate(zip(image.q, image.k, image.v, strict=True)):
+        query_features = _signed_features(queries, image.state["query_map"][head])
+        key_features = _signed_features(keys, image.state["key_map"][head])
+        kernel = query_features @ (key_features + 1e-12).T
+        heads.append(kernel / kernel.sum(dim=1, keepdim=True) @ values)
+    return torch.stack(heads)
+
+
+def _signed_features(tokens: Tensor, mapping: Tensor) -> Tensor:
+    exponents = tokens / tokens.shape[-1] ** 0.25 @ mapping
+    halves = [torch.exp(sign * exponents) for sign in (1, -1)]
+    return torch.cat([half / half.sum(dim=1, keepdim=True) for half in halves], dim=1)
+
+
 REFERENCES = {
     "softmax": _exact,
     "linformer": _linformer,
     "performer": _performer,
     "nystromformer": _nystromformer,
     "atrous": _atrous,
+    "agent": _agent,
+    "sra": _sra,
+    "hedgehog": _hedgehog,
     "tome": _exact,  # merging is between the blocks: test_tome.py
 }

@@ -270,6 +270,17 @@ def _interval_overlap(size: int, cells: int) -> Tensor:
     return overlap.clamp(min=0) * (cells / size)
 
 
+def landmark_pooling(geometry: Geometry, pool: int | None) -> Tensor:
+    """Return the matrix that makes landmarks of all tokens, `(landmarks, tokens)`, float32.
+
+    Prefix tokens are landmarks of their own, before those that average the patches. One matrix for all tokens saves
+    slicing and joining what it is applied to.
+    """
+    pooling = average_pooling(geometry.grid, pooled_grid(pool, geometry.grid))
+    placed: Tensor = torch.block_diag(torch.eye(geometry.prefix_tokens), pooling)
+    return placed
+
+
 def resolve_pool(options: Any, geometry: Geometry) -> Any:
     """Fix the `pool` of `options` at this grid: half its side, at most 7, where it is None.
 
@@ -279,3 +290,25 @@ def resolve_pool(options: Any, geometry: Geometry) -> Any:
     pool = max(pooled_grid(None, geometry.grid)) if options.pool is None else options.pool
     require_within_grid("pool", pool, geometry.grid)
     return replace(options, pool=pool)
+
+
+def linear_attention(query_features: Tensor, key_features: Tensor, v: Tensor, floor: float) -> Tensor:
+    """Return values weighed by the products of features, `(batch, heads, tokens, head_dim)`, in time linear in tokens.
+
+    Args:
+        query_features: `(batch, heads, tokens, features)`, not negative.
+        key_features: As `query_features`.
+        v: `(batch, heads, tokens, head_dim)`.
+        floor: What every key feature is raised by, so that a query whose features meet no key divides by something:
+            it then returns the mean value.
+
+    Source:
+        Katharopoulos et al. 2020, equation 5, https://arxiv.org/abs/2006.16236
+    """
+    extended = F.pad(v, (0, 1), value=1.0)  # the column of ones collects the denominator in the same product
+    # Means and not sums, or the state would grow with the resolution. Adding the floor here, times the mean value,
+    # equals adding it to every feature, without another pass over tokens x features.
+    state = key_features.mT @ extended / v.shape[-2] + floor * extended.mean(dim=-2, keepdim=True)
+    weighted: Tensor = query_features @ state  # (batch, heads, tokens, head_dim + 1)
+    mixed: Tensor = weighted[..., :-1] / weighted[..., -1:]
+    return mixed

@@ -13,7 +13,7 @@ from effvit.attention.base import (
     AttentionVariant,
     Geometry,
     InheritedAttention,
-    average_pooling,
+    landmark_pooling,
     pooled_grid,
     projection_macs,
     require_at_least,
@@ -82,13 +82,7 @@ class NystromformerAttention(InheritedAttention):
         return solved.to(gathered.dtype).reshape(gathered.shape)
 
     def _place_landmarks(self, like: Tensor) -> None:
-        geometry = self.geometry
-        pooling = average_pooling(geometry.grid, pooled_grid(self.options.pool, geometry.grid))
-        # One matrix for all tokens: prefix tokens are landmarks of their own, without slicing and joining q and k.
-        prefix = geometry.prefix_tokens
-        placed = torch.zeros(prefix + len(pooling), geometry.tokens)  # (landmarks, tokens)
-        placed[:prefix, :prefix] = torch.eye(prefix)
-        placed[prefix:, prefix:] = pooling
+        placed = landmark_pooling(self.geometry, self.options.pool)
         # Not persistent: both follow from the geometry, and a checkpoint must load at any resolution.
         self.register_buffer("landmarks", placed.to(like), persistent=False)
         self.register_buffer("identity", torch.eye(len(placed)).to(like), persistent=False)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from timm.layers.attention import Attention
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from effvit.attention.base import (
     AttentionMacs,
     AttentionVariant,
     Geometry,
     InheritedAttention,
+    linear_attention,
     projection_macs,
     require_at_least,
 )
@@ -76,7 +76,7 @@ def favor_attention(q: Tensor, k: Tensor, v: Tensor, projection: Tensor) -> Tens
         v: As `q`.
         projection: `(features, head_dim)`, rows of standard normal length and direction.
     """
-    tokens, head_dim = k.shape[-2:]
+    head_dim = k.shape[-1]
     directions = projection.mT * head_dim**-0.25  # the softmax scale, half of it for q and half for k
     # Moving all keys by one vector multiplies a query's whole row by one factor, which softmax divides out; around
     # their mean the keys are short, and the variance of the estimate grows exponentially with their length.
@@ -88,13 +88,7 @@ def favor_attention(q: Tensor, k: Tensor, v: Tensor, projection: Tensor) -> Tens
     # A query's |q|²/2 is one factor for its whole row, as is its maximum: both divide out, so neither is kept.
     query_exponents = q @ directions
     query_features = torch.exp(query_exponents - query_exponents.detach().amax(dim=-1, keepdim=True))
-    extended = F.pad(v, (0, 1), value=1.0)  # the column of ones collects the denominator in the same product
-    # Means and not sums, or the state would grow with the resolution. Adding the floor here, times the mean value,
-    # equals adding it to every feature, without another pass over tokens x features.
-    state = key_features.mT @ extended / tokens + FEATURE_FLOOR * extended.mean(dim=-2, keepdim=True)
-    weighted: Tensor = query_features @ state  # (batch, heads, tokens, head_dim + 1)
-    mixed: Tensor = weighted[..., :-1] / weighted[..., -1:]
-    return mixed
+    return linear_attention(query_features, key_features, v, FEATURE_FLOOR)
 
 
 def orthogonal_features(features: int, head_dim: int, seed: int) -> Tensor:

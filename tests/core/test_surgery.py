@@ -18,12 +18,16 @@ from effvit.spec import ModelSpec, Swap
 from effvit.surgery import attention_variants, model_from_spec, parse_options, pick_variant, replace_attention
 
 APPROXIMATE = [name for name, variant in attention_variants().items() if not variant.exact]
-# What each variant adds to a block, from its paper: a compression, a gate over levels, the draw of features.
+# What each variant adds to a block, from its paper: a convolution, a gate over levels, maps to features, a compression,
+# the draw of features, a convolution with a stride.
 NEW = {
+    "agent": {"value_convolution"},
     "atrous": {"level_gate.weight", "level_gate.bias"},
+    "hedgehog": {"query_map", "key_map"},
     "linformer": {"compression"},
     "nystromformer": set(),
     "performer": {"projection"},
+    "sra": {"reduction_weight"},
     "tome": set(),
 }
 

@@ -101,6 +101,19 @@ def test_state_of_a_resized_layer_loads_at_the_new_grid(name: str) -> None:
     assert torch.equal(fresh.eval()(x), layer(x))
 
 
+@pytest.mark.parametrize("name", APPROXIMATE)
+def test_a_layer_resized_there_and_back_is_what_it_was(name: str) -> None:
+    layer = layer_of(name, geometry_of((14, 14)))
+    if name != "linformer":  # what its compression learned is interpolated, which has tests of its own
+        unsettle(layer)
+    x = tokens_of(geometry_of((14, 14)))
+    with torch.no_grad():
+        before = layer(x)
+        layer.resize(geometry_of((24, 24)))  # type: ignore[operator]
+        layer.resize(geometry_of((14, 14)))  # type: ignore[operator]
+        assert torch.equal(layer(x), before)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_building_twice_gives_the_same_layer(name: str) -> None:
     x = tokens_of(NON_SQUARE)
@@ -156,6 +169,8 @@ def test_masks_and_causal_order_are_refused(name: str) -> None:
         ("performer", "seed", -1, 0),
         ("atrous", "window", 0, 1),
         ("atrous", "levels", 0, 1),
+        ("agent", "pool", 0, 1),
+        ("sra", "reduction", 0, 1),
     ],
 )
 def test_options_below_their_least_value_are_refused(name: str, option: str, value: int, least: int) -> None:
@@ -170,6 +185,8 @@ def test_options_below_their_least_value_are_refused(name: str, option: str, val
         ("linformer", {"pool": 8}, r"pool \(8\) exceeds the grid of 5 x 7 patches", "choose a pool of at most 7"),
         ("nystromformer", {"pool": 8}, r"pool \(8\) exceeds", "choose a pool of at most 7"),
         ("atrous", {"window": 8}, r"window \(8\) exceeds", "choose a window of at most 7"),
+        ("agent", {"pool": 8}, r"pool \(8\) exceeds", "choose a pool of at most 7"),
+        ("sra", {"reduction": 8}, r"reduction \(8\) exceeds", "choose a reduction of at most 7"),
         ("atrous", {"levels": 4}, r"dilation \(8\) exceeds", "choose a dilation of at most 7"),
     ],
 )
