@@ -43,7 +43,11 @@ def finetune(
         str, typer.Option(metavar="NAME|PATH", help="data set or ImageFolder, with or without train/ val/")
     ] = "digits",
     weights: Annotated[
-        str, typer.Option(metavar="auto|pretrained|none|PATH", help="initial weights; PATH is a checkpoint or a run")
+        str,
+        typer.Option(
+            metavar="auto|pretrained|none|PATH|hf:OWNER/NAME",
+            help="initial weights; PATH is a checkpoint, a run, or a model's folder of `transformers`",
+        ),
     ] = "auto",
     res: Annotated[
         str | None, typer.Option(metavar="PX", help="image size [default: what suits model and data]")

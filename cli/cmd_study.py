@@ -38,7 +38,7 @@ def study(
         str, typer.Option(metavar="NAME,...", help="variants, or mixes such as 0-3:atrous+4-11:linformer")
     ] = STUDIED,
     weights: Annotated[
-        str, typer.Option(metavar="auto|pretrained|none|PATH", help="initial weights of every variant")
+        str, typer.Option(metavar="auto|pretrained|none|PATH|hf:OWNER/NAME", help="initial weights of every variant")
     ] = "auto",
     train_res: Annotated[
         str | None, typer.Option(metavar="PX", help="image size to train at [default: what suits]")

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -15,14 +10,16 @@ from safetensors import SafetensorError
 from timm.layers.attention import Attention
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from effvit.attention.base import Geometry, InheritedAttention
 from effvit.errors import UnavailableError, UnknownNameError, UnsupportedError, UsageError
+from effvit.hub import hub_answers_or_cache_only
 
 SUPPORTED = (
     "timm Vision Transformers whose blocks hold timm.layers.attention.Attention (ViT, DeiT, DINOv2, CLIP, SigLIP)"
 )
-HUB_PROBE_S = 5.0
 
 
 def create_backbone(
@@ -56,11 +53,11 @@ def create_backbone(
     if resolution is not None:
         arguments["img_size"] = resolution
     if resolution is not None or patch is not None:
-        own = _unchanged(name)
+        own = unallocated(name)
         check_resolution(name, resolution or resolution_of(own), patch_size(own)[0] if patch is None else patch)
     if not pretrained:
         return _create(name, arguments)
-    with _hub_answers_or_cache_only():
+    with hub_answers_or_cache_only():
         return _create_pretrained(name, arguments)
 
 
@@ -91,34 +88,6 @@ def _create_pretrained(name: str, arguments: dict[str, Any]) -> VisionTransforme
             f"timm could not load pretrained weights for {name}: {_first_line(error)}",
             "choose another model, or name a checkpoint with --weights PATH, or use --weights none",
         ) from error
-
-
-@contextmanager
-def _hub_answers_or_cache_only() -> Iterator[None]:
-    """Tell the hub's client to use its cache alone where the hub does not answer one short probe.
-
-    Left to itself the client retries every file for the better part of a minute.
-    """
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    if not before:
-        constants.HF_HUB_OFFLINE = not _answers(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _answers(url: str) -> bool:
-    # The standard library, because the hub's client has changed its own more than once.
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_PROBE_S).close()
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
-    return True
 
 
 def attention_layers(model: VisionTransformer, name: str) -> list[Attention | InheritedAttention]:
@@ -173,11 +142,31 @@ def set_resolution(model: VisionTransformer, height: int, width: int) -> None:
     check_resolution(type(model).__name__, (height, width), patch_size(model)[0])
     if (height, width) == resolution_of(model):
         return
+    before, position = tuple(model.patch_embed.grid_size), model.pos_embed
     with torch.no_grad():
         model.set_input_size(img_size=(height, width))
+        if position is not None:
+            # Older releases of timm leave a position embedding of as many patches in another shape as it is, and any
+            # of them trainable again.
+            prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+            resampled = resample_position(position, prefix, before, model.patch_embed.grid_size)
+            model.pos_embed = nn.Parameter(resampled, position.requires_grad)
         for module in model.modules():
             if isinstance(module, InheritedAttention):
                 module.resize(geometry_of(model, module))
+
+
+def resample_position(position: Tensor, prefix_tokens: int, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+    """Return a position embedding, `(1, prefix_tokens + patches, dim)`, for a grid of (rows, columns) `after`.
+
+    Bicubic, and smoothed on the way down, as timm does it.
+    """
+    if tuple(before) == tuple(after):
+        return position
+    prefix, patches = position[:, :prefix_tokens], position[:, prefix_tokens:]
+    maps = patches.float().reshape(1, *before, -1).permute(0, 3, 1, 2)  # (1, dim, rows, columns)
+    maps = F.interpolate(maps, size=tuple(after), mode="bicubic", antialias=True)
+    return torch.cat([prefix, maps.flatten(2).transpose(1, 2).to(prefix.dtype)], dim=1)
 
 
 def check_resolution(name: str, resolution: tuple[int, int], patch: int) -> None:
@@ -195,7 +184,7 @@ def check_resolution(name: str, resolution: tuple[int, int], patch: int) -> None
             raise UsageError(f"{pixels} px cannot be cut into the {patch} px patches of {name}", f"use {near} px")
 
 
-def _unchanged(name: str) -> VisionTransformer:
+def unallocated(name: str) -> VisionTransformer:
     """Return `name` at its own patch size and resolution, without memory for its weights."""
     with torch.device("meta"):
         return _create(name, {})

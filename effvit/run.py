@@ -40,12 +40,16 @@ class DataRecord:
 
 @dataclass(frozen=True, slots=True)
 class WeightsRecord:
-    """Where a run's initial weights came from: asked for, what it became, and which parameters started fresh."""
+    """Where a run's initial weights came from: asked for, what it became, and which parameters started fresh.
+
+    `revision` is the commit of a checkpoint that was named by its place on the hub.
+    """
 
     asked: str
     origin: Literal["pretrained", "random", "checkpoint"]
     inherited: int
     fresh: tuple[str, ...]
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

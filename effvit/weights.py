@@ -12,7 +12,10 @@ from torch import Tensor
 from effvit.backbone import check_resolution, create_backbone, patch_size, set_resolution
 from effvit.checkpoint import CLASSIFIERS, converted_weights, load_weights, read_weights
 from effvit.errors import CheckpointError, UnavailableError
-from effvit.run import WeightsRecord, open_run
+from effvit.hub import HUB_PREFIX, download_config, download_weights
+from effvit.huggingface import check_fit, huggingface_weights
+from effvit.huggingface_config import is_huggingface, pixel_statistics, read_config
+from effvit.run import RECORD, WeightsRecord, open_run
 from effvit.spec import Swap
 from effvit.surgery import Surgery, pick_variant, replace_attention
 
@@ -46,12 +49,13 @@ class InitialModel:
 
 
 def initial_model(architecture: Architecture, weights: str) -> InitialModel:
-    """Build the model with weights from `weights`: auto, pretrained, none, a run folder, or a checkpoint file.
+    """Build the model with weights from `weights`: auto, pretrained, none, a path, or `hf:OWNER/NAME[@REVISION]`.
 
+    A path is a checkpoint file, a run folder, or a folder that `save_pretrained` of Hugging Face `transformers` wrote.
     `auto` is pretrained where timm can have them, and random with a warning where it cannot.
 
     Raises:
-        UnavailableError: `pretrained`, and they can be had neither from the hub nor from its cache.
+        UnavailableError: `pretrained` or `hf:`, and they can be had neither from the hub nor from its cache.
         CheckpointError: The checkpoint is damaged or of another architecture.
         UnknownNameError, UnsupportedError, UsageError: The architecture cannot be built.
     """
@@ -68,8 +72,14 @@ def initial_model(architecture: Architecture, weights: str) -> InitialModel:
         except UnavailableError as error:
             warning = f"weights: {error.message}; training starts from random weights"
             return _random(architecture, weights, (warning,))
+    if weights.startswith(HUB_PREFIX):
+        return _from_hub(architecture, weights)
     path = Path(weights)
-    return _from_run(architecture, path) if path.is_dir() else _from_file(architecture, path)
+    if not path.is_dir():
+        return _from_file(architecture, path)
+    if is_huggingface(path) and not (path / RECORD).is_file():
+        return _from_huggingface(architecture, _fitting_backbone(architecture, path, weights), path, weights)
+    return _from_run(architecture, path)
 
 
 def _backbone(architecture: Architecture, *, pretrained: bool = False) -> VisionTransformer:
@@ -119,7 +129,7 @@ def _from_run(architecture: Architecture, folder: Path) -> InitialModel:
     model = _backbone(replace(architecture, resolution=spec.trained, patch=spec.patch))
     if target is not None:
         check_resolution(spec.backbone, target, patch_size(model)[0])
-    initial = _loaded(architecture, model, read_weights(run.weights), folder, run.weights)
+    initial = _loaded(architecture, model, read_weights(run.weights), str(folder), str(run.weights))
     if target is not None:
         set_resolution(model, *target)
     return initial
@@ -128,15 +138,41 @@ def _from_run(architecture: Architecture, folder: Path) -> InitialModel:
 def _from_file(architecture: Architecture, path: Path) -> InitialModel:
     tensors = read_weights(path)
     model = _backbone(architecture)
-    return _loaded(architecture, model, converted_weights(model, tensors, str(path)), path, path)
+    return _loaded(architecture, model, converted_weights(model, tensors, str(path)), str(path), str(path))
+
+
+def _from_hub(architecture: Architecture, identifier: str) -> InitialModel:
+    snapshot = download_config(identifier)
+    # Before the weights, which may be gigabytes, are downloaded.
+    model = _fitting_backbone(architecture, snapshot.folder, identifier)
+    download_weights(identifier, snapshot)
+    initial = _from_huggingface(architecture, model, snapshot.folder, identifier)
+    return replace(initial, weights=replace(initial.weights, revision=snapshot.revision))
+
+
+def _fitting_backbone(architecture: Architecture, folder: Path, asked: str) -> VisionTransformer:
+    config = read_config(folder)
+    model = _backbone(architecture)
+    check_fit(config, model, architecture.backbone, asked, other_patch=architecture.patch is not None)
+    return model
+
+
+def _from_huggingface(architecture: Architecture, model: VisionTransformer, folder: Path, asked: str) -> InitialModel:
+    tensors = huggingface_weights(folder, model, asked)
+    statistics = pixel_statistics(folder)
+    if statistics is not None:
+        # What a run records as its preprocessing is read from here.
+        mean, deviation = statistics
+        vars(model)["pretrained_cfg"] = {**vars(model)["pretrained_cfg"], "mean": mean, "std": deviation}
+    return _loaded(architecture, model, tensors, asked, asked)
 
 
 def _loaded(
-    architecture: Architecture, model: VisionTransformer, tensors: dict[str, Tensor], asked: Path, file: Path
+    architecture: Architecture, model: VisionTransformer, tensors: dict[str, Tensor], asked: str, source: str
 ) -> InitialModel:
     surgery = replace_attention(model, architecture.swaps)
-    fresh = load_weights(model, tensors, str(file), new=surgery.new)
-    record = WeightsRecord(str(asked), "checkpoint", len(model.state_dict()) - len(fresh), fresh)
+    fresh = load_weights(model, tensors, source, new=surgery.new)
+    record = WeightsRecord(asked, "checkpoint", len(model.state_dict()) - len(fresh), fresh)
     return InitialModel(model, surgery, record)
 
 

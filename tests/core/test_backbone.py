@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from models_for_tests import images_of, logits_of, model_of
 from safetensors.torch import save_file
 
-from effvit import backbone
+from effvit import hub as hub_module
 from effvit.backbone import attention_layers, create_backbone, geometry_of, patch_size, resolution_of, set_resolution
 from effvit.errors import UnavailableError, UnknownNameError, UnsupportedError, UsageError
 
@@ -126,6 +126,20 @@ def test_equally_many_tokens_in_another_shape_are_resampled() -> None:
     assert resampled[5, 0] - resampled[0, 0] > 2.5
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_equally_many_tokens_are_resampled_to_a_square_too(frozen: bool) -> None:
+    # timm 1.0.26 takes as many patches in a square for the grid they were in.
+    model = model_of(resolution=(32, 128))
+    with torch.no_grad():
+        model.pos_embed[0, 1:] = torch.arange(2.0).repeat_interleave(8)[:, None]  # the number of the row
+    model.pos_embed.requires_grad_(not frozen)
+    set_resolution(model, 64, 64)
+    resampled = model.pos_embed[0, 1:, 0].reshape(4, 4)
+    assert (resampled.max(dim=1).values - resampled.min(dim=1).values).max() < 1e-5
+    assert resampled[3, 0] - resampled[0, 0] > 0.9
+    assert model.pos_embed.requires_grad is not frozen
+
+
 @pytest.mark.parametrize(
     ("name", "prefix_tokens"),
     [
@@ -151,7 +165,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder of an empty hub cache, the only one timm sees, on a machine without network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(backbone, "_answers", lambda _url: False)
+    monkeypatch.setattr(hub_module, "_answers", lambda _url: False)
     return tmp_path
 
 
@@ -204,5 +218,5 @@ def test_a_model_nobody_trained_has_no_pretrained_weights(hub: Path) -> None:
 
 def test_a_host_that_does_not_answer_is_told_from_one_that_does() -> None:
     # Port 9 of this very machine: refused at once, without any network.
-    assert backbone._answers("http://127.0.0.1:9") is False
-    assert backbone._answers("not a url") is False
+    assert hub_module._answers("http://127.0.0.1:9") is False
+    assert hub_module._answers("not a url") is False

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from models_for_tests import finished_run, images_of, logits_of, model_of, record_of
 from safetensors.torch import save_file
 
-from effvit import backbone
+from effvit import hub as hub_module
 from effvit.backbone import patch_size, resolution_of
 from effvit.checkpoint import save_weights
 from effvit.errors import CheckpointError, UnavailableError, UnknownNameError, UsageError
@@ -28,7 +28,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder of an empty hub cache on a machine without network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(backbone, "_answers", lambda _url: False)
+    monkeypatch.setattr(hub_module, "_answers", lambda _url: False)
     return tmp_path / "hub"
 
 
@@ -46,7 +46,7 @@ def test_pretrained_does_not_fall_back(hub: Path) -> None:
 
 
 def test_the_hub_is_not_asked_where_the_request_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbone, "_answers", lambda _url: pytest.fail("the network was touched"))
+    monkeypatch.setattr(hub_module, "_answers", lambda _url: pytest.fail("the network was touched"))
     with pytest.raises(UnknownNameError):
         initial_model(replace(PLAIN, swaps=(Swap("linfomer"),)), "auto")
     with pytest.raises(UsageError):
