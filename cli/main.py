@@ -9,7 +9,17 @@ from collections.abc import Sequence
 import typer
 
 from effvit import __version__
-from effvit.cli import cmd_doctor, cmd_evaluate, cmd_export, cmd_finetune, cmd_list, cmd_profile, cmd_report, cmd_study
+from effvit.cli import (
+    cmd_attention,
+    cmd_doctor,
+    cmd_evaluate,
+    cmd_export,
+    cmd_finetune,
+    cmd_list,
+    cmd_profile,
+    cmd_report,
+    cmd_study,
+)
 from effvit.cli.output import discard_stdout, report_error, say, write
 from effvit.errors import EffvitError, UsageError
 
@@ -49,6 +59,7 @@ def options(
 # The summaries of `effvit --help`: what fits a line of 80 characters.
 app.command("doctor", short_help="say what this machine can run")(cmd_doctor.doctor)
 app.command("list", short_help="list attention variants, backends, metrics, data or models")(cmd_list.list_names)
+app.command("attention", short_help="show what attention variants are and promise on paper")(cmd_attention.attention)
 app.command("finetune", short_help="swap the attention of a model and fine-tune it")(cmd_finetune.finetune)
 app.command("evaluate", short_help="measure accuracy through any backend")(cmd_evaluate.evaluate)
 app.command("export", short_help="write ONNX graphs and TensorRT engines, verified")(cmd_export.export)

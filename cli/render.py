@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from effvit.accuracy import Accuracy, balanced_top1, top1, top5
 from effvit.cli.cmd_doctor import Diagnosis
 from effvit.export.base import Artifact
+from effvit.profiling.report import quantities
+from effvit.spec import Workload
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from effvit.prospect import Prospect
+
+_PROSE_WIDTH = 88  # what reads well where there is no terminal to fit into
+_MACS_LEGEND = (
+    "MACs ratio: MACs with softmax over these, the speed-up if time followed MACs\n"
+    "ceiling: the MACs ratio of softmax attention whose core cost nothing; what saves\n"
+    "         outside the core as well may exceed it"
+)
+_BYTES_LEGEND = "bytes: what the operators of the first attention layer read and write in fp32,\n       run one by one"
 
 
 def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
@@ -66,6 +82,59 @@ def artifacts_table(artifacts: Sequence[Artifact]) -> Table:
             "-" if parity is None else f"{parity.max_abs:.2g}",
             "-" if parity is None else f"{parity.agreement:.1%} of {parity.images}",
         )
+    return table
+
+
+def prospect_parts(prospect: Prospect) -> list[RenderableType]:
+    """Return what an attention variant is, and what it costs beside exact attention."""
+    about = _plain(prospect.name, prospect.summary)
+    about.columns[1].max_width = _PROSE_WIDTH
+    settings = [f"{option.name} = {option.resolved} (default {option.default})" for option in prospect.options]
+    for name, text in (
+        ("mechanism", prospect.mechanism),
+        ("options", "\n".join([*settings, prospect.options_meaning]) if settings else "none"),
+        ("source", prospect.source),
+    ):
+        if text:
+            about.add_row(name, text)
+    costs = _plain("px", "tokens", "MACs", "of softmax", "MACs ratio", "ceiling", "bytes", "of softmax")
+    for promise in prospect.promises:
+        ours, theirs = promise.bill, promise.exact
+        costs.add_row(
+            Workload(1, ours.height, ours.width).resolution,
+            str(ours.cost.tokens),
+            quantities.count(ours.cost.macs),
+            quantities.count(theirs.cost.macs),
+            _times(promise.macs_ratio),
+            _times(promise.ceiling),
+            quantities.size(ours.layer_bytes),
+            quantities.size(theirs.layer_bytes),
+        )
+    return [about, f"\n{prospect.model}, one image:", _of_numbers(costs), f"\n{_MACS_LEGEND}", _BYTES_LEGEND]
+
+
+def comparison_parts(prospects: Sequence[Prospect]) -> list[RenderableType]:
+    """Return the MACs ratios of attention variants in one model, with the ceiling, and the bytes of a layer."""
+    model = prospects[0].model
+    promises = prospects[0].promises
+    sizes = [f"{Workload(1, promise.bill.height, promise.bill.width).resolution} px" for promise in promises]
+    ratios, moved = _plain("MACs ratio", *sizes), _plain("bytes", *sizes)
+    for prospect in prospects:
+        ratios.add_row(prospect.name, *(_times(promise.macs_ratio) for promise in prospect.promises))
+        moved.add_row(prospect.name, *(quantities.size(promise.bill.layer_bytes) for promise in prospect.promises))
+    ratios.add_row("(ceiling)", *(_times(promise.ceiling) for promise in promises))
+    tables = (_of_numbers(ratios), "", _of_numbers(moved))
+    return [f"{model}, one image:", *tables, f"\n{_MACS_LEGEND}", _BYTES_LEGEND]
+
+
+def _times(ratio: float | None) -> str:
+    return quantities.ABSENT if ratio is None else f"{ratio:.2f}x"
+
+
+def _of_numbers(table: Table) -> Table:
+    """Align every column but the first to the right."""
+    for column in table.columns[1:]:
+        column.justify = "right"
     return table
 
 

@@ -125,3 +125,9 @@ class Cost:
     macs: int
     core_macs: int
     tokens: int
+
+    @property
+    def ceiling(self) -> float | None:
+        """The speed-up if the attention cores took no time at all; None for a model that is nothing else."""
+        rest = self.macs - self.core_macs
+        return self.macs / rest if rest > 0 else None

@@ -117,7 +117,7 @@ def parse_options(variant: AttentionVariant, pairs: Sequence[tuple[str, OptionVa
     except msgspec.ValidationError as error:
         raise UsageError(
             f"an option of {variant.name} attention does not fit: {error}",
-            f"see `effvit list attention` for the options of {variant.name}",
+            f"see `effvit attention {variant.name}` for its options",
         ) from error
 
 

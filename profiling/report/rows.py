@@ -12,7 +12,7 @@ from effvit.profiling.records import Evidence, Outcome
 from effvit.profiling.report import pareto
 from effvit.profiling.stats import Estimate
 from effvit.registry import discover
-from effvit.spec import Cost, Precision, Workload
+from effvit.spec import Precision, Workload
 
 BASELINE = "softmax"
 
@@ -136,7 +136,7 @@ def _compared(row: Row, baselines: Sequence[Outcome]) -> Row:
     reference = baseline.evidence
     if reference is None:
         return row
-    ceiling = _ceiling(reference.cost)
+    ceiling = reference.cost.ceiling
     if row.is_baseline:
         return replace(row, ceiling=ceiling)
     paired = reference.comparison == evidence.comparison
@@ -152,11 +152,6 @@ def _compared(row: Row, baselines: Sequence[Outcome]) -> Row:
 
 def _comparison(outcome: Outcome) -> str | None:
     return outcome.evidence.comparison if outcome.evidence else None
-
-
-def _ceiling(cost: Cost) -> float | None:
-    rest = cost.macs - cost.core_macs
-    return cost.macs / rest if rest > 0 else None
 
 
 def _top1_gap(evidence: Evidence, reference: Evidence) -> Estimate | None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from effvit.errors import UsageError
-from effvit.spec import ModelSpec, Swap, Workload, file_name
+from effvit.spec import Cost, ModelSpec, Swap, Workload, file_name
 
 
 @pytest.mark.parametrize("field", ["batch", "height", "width"])
@@ -39,3 +39,8 @@ def test_the_options_of_a_mix_say_whose_they_are() -> None:
 
 def test_a_mix_in_a_file_name_has_no_colon() -> None:
     assert file_name("0-3:atrous+4-11:linformer") == "0-3.atrous+4-11.linformer"
+
+
+def test_the_ceiling_is_the_speed_up_of_a_core_that_costs_nothing() -> None:
+    assert Cost(parameters=1, macs=300, core_macs=100, tokens=1).ceiling == 1.5
+    assert Cost(parameters=1, macs=300, core_macs=300, tokens=1).ceiling is None
