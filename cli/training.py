@@ -7,8 +7,8 @@ from rich.progress import Progress
 from effvit.cli.output import say, warn
 from effvit.data.base import ImageData
 from effvit.finetune import Listener
+from effvit.optimisation import Step
 from effvit.run import EpochRecord, Run
-from effvit.training import Step
 
 _NAMED = 3
 

@@ -14,11 +14,12 @@ from effvit.backbone import resolution_of
 from effvit.data.base import ImageData
 from effvit.environment import capture_environment, usable_cores
 from effvit.errors import UnavailableError, UnknownNameError, UsageError
+from effvit.optimisation import Step
 from effvit.preprocessing import preprocessing_of
 from effvit.recipe import Recipe, default_recipe
 from effvit.run import DataRecord, EpochRecord, Run, RunRecord, create_run, now
 from effvit.spec import ModelSpec, Swap
-from effvit.training import Step, train
+from effvit.training import train
 from effvit.weights import AUTO, Architecture, InitialModel, initial_model, square_patch
 
 

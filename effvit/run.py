@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Literal, Self
 
 import msgspec
+import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from effvit.backbone import set_resolution
 from effvit.checkpoint import load_weights, read_weights
 from effvit.environment import Environment
-from effvit.errors import CheckpointError, StorageError, UnknownNameError, UsageError
+from effvit.errors import CheckpointError, StorageError, UnknownNameError, UnsupportedError, UsageError
 from effvit.preprocessing import Preprocessing
 from effvit.recipe import Recipe
 from effvit.spec import ModelSpec, file_name
@@ -160,6 +163,40 @@ class Run:
         if height is not None:
             set_resolution(model, height, width or height)
         return model.eval()
+
+
+class RunInProgress:
+    """The run as far as it is on disk while work on it goes on; whatever cuts the work short is its status then.
+
+    Raises:
+        UnsupportedError: On leaving, where the device had too little memory.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        record = self.run.record
+        status: Literal["interrupted", "failed"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        # The disk that is full may be why it ended; the first error is the one to show.
+        with suppress(StorageError):
+            self.run.updated(replace(record, status=status))
+        if isinstance(error, torch.OutOfMemoryError):
+            raise UnsupportedError(
+                f"a batch of {record.recipe.batch} needs more memory than {record.device} has", "use a smaller --batch"
+            ) from error
+
+    def best(self, epoch: EpochRecord) -> None:
+        """Record `epoch` and the hash of the weights that are its."""
+        record = with_weights(self.run.record, self.run.weights)
+        self.run = self.run.updated(replace(record, best=epoch))
 
 
 def create_run(root: Path, name: str | None, record: RunRecord) -> Run:

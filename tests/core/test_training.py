@@ -13,9 +13,10 @@ from effvit import training
 from effvit.checkpoint import read_weights
 from effvit.data.base import ImageData, Sample
 from effvit.errors import CheckFailedError, DataError, StorageError, UnsupportedError, UsageError
+from effvit.optimisation import Step
 from effvit.recipe import Recipe
 from effvit.run import HISTORY, LAST, WEIGHTS, EpochRecord, Run, create_run, open_run
-from effvit.training import Step, train
+from effvit.training import train
 
 RECIPE = Recipe(
     epochs=2,
@@ -99,14 +100,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Pat
 def test_a_loss_that_explodes_fails_and_leaves_earlier_epochs_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = training._Trainer._step
+    honest = training._Trainer._loss
     calls = iter(range(100))
 
-    def exploding(self: Any, images: torch.Tensor, labels: torch.Tensor) -> float:
+    def exploding(self: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         loss = honest(self, images, labels)
-        return float("nan") if next(calls) == 5 else loss
+        return loss * float("nan") if next(calls) == 5 else loss
 
-    monkeypatch.setattr(training._Trainer, "_step", exploding)
+    monkeypatch.setattr(training._Trainer, "_loss", exploding)
     with pytest.raises(CheckFailedError, match="the loss became nan in epoch 2, step 2") as caught:
         trained(tmp_path)
     assert "lower --lr" in caught.value.hint
