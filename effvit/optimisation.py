@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -70,20 +70,19 @@ class Guard:
 class Optimisation:
     """An optimiser with its schedule and, for float16, its scaling of gradients.
 
-    `clip` is the greatest norm of the gradients of `parameters` together; None leaves them as they are.
+    `clip` is the greatest norm of all gradients together; None leaves them as they are.
     """
 
     def __init__(
         self,
         optimizer: Optimizer,
         scheduler: Scheduler,
-        parameters: Iterable[nn.Parameter],
         device: torch.device,
         guard: Guard,
         clip: float | None = None,
     ) -> None:
         self.optimizer, self.scheduler, self.guard, self.clip = optimizer, scheduler, guard, clip
-        self.parameters, self.device = list(parameters), device
+        self.device = device
         # Only float16 needs its gradients scaled; bfloat16 has the range of float32.
         half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
         self.scaler = torch.amp.GradScaler(device.type, enabled=half)
@@ -126,7 +125,8 @@ class Optimisation:
         self.scaler.scale(loss).backward()
         if self.clip is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return float(loss.detach())
@@ -140,9 +140,12 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 def cosine_schedule(
-    optimizer: Optimizer, learning_rate: float, epochs: int, steps: int, *, warmup_epochs: int = 0
+    optimizer: Optimizer, learning_rate: float, epochs: int, steps: int, *, warmup_epochs: int = 0, first_epoch: int = 0
 ) -> Scheduler:
-    """Return a linear rise to `learning_rate` and a cosine down to a hundredth of it, `steps` updates an epoch."""
+    """Return a linear rise to `learning_rate` and a cosine down to a hundredth of it, `steps` updates an epoch.
+
+    `first_epoch` is where on it the optimiser begins.
+    """
     scheduler: Scheduler
     scheduler, _ = create_scheduler_v2(
         optimizer,
@@ -154,7 +157,7 @@ def cosine_schedule(
         step_on_epochs=False,
         updates_per_epoch=steps,
     )
-    scheduler.step_update(0)
+    scheduler.step_update(first_epoch * steps)
     return scheduler
 
 

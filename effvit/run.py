@@ -74,6 +74,48 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TeacherRecord:
+    """The exact model that a run learned from: a run's name and the sha256 of its weights.
+
+    `weights` None stands for the run's own initial weights, before the swap.
+    """
+
+    name: str
+    weights: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferEpoch:
+    """One epoch of attention transfer: what was trained, its mean error in units of the teacher's variance, seconds.
+
+    In the stage "layers" the error is the mean over layers, in "features" that of the final features plus that mean.
+    """
+
+    epoch: int
+    stage: Literal["layers", "features"]
+    error: float
+    train_s: float
+    images_per_s: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRecord:
+    """What attention transfer came to, on the held-out images.
+
+    Errors are those of each of `blocks` on the inputs of the teacher's layer, in units of the variance of the teacher's
+    output; `top1_before` is right after the swap. How it was done stands in the recipe.
+    """
+
+    blocks: tuple[int, ...]
+    errors_before: tuple[float, ...]
+    errors_after: tuple[float, ...]
+    top1_before: float
+    top1_after: float
+    epochs: tuple[TransferEpoch, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """Everything about a run but its tensors and its epochs; `run.json`."""
 
@@ -88,6 +130,8 @@ class RunRecord:
     status: Literal["running", "interrupted", "failed", "done"]
     warnings: tuple[str, ...] = ()
     best: EpochRecord | None = None
+    teacher: TeacherRecord | None = None
+    transfer: TransferRecord | None = None
     schema: str = SCHEMA
 
 

@@ -45,11 +45,13 @@ def train(
     *,
     device: torch.device,
     workers: int = 0,
+    teacher: VisionTransformer | None = None,
     on_step: Callable[[Step], None],
     on_epoch: Callable[[EpochRecord], None],
 ) -> Run:
     """Train `model` as the run's recipe says and return the run with its best epoch.
 
+    With a frozen `teacher` the loss is in part the distance from its answers, as the recipe's `distill_weight` says.
     After every epoch the last weights, and the best so far, are on disk: whatever ends the training, what was finished
     stays usable.
 
@@ -61,7 +63,7 @@ def train(
         UnsupportedError: The device has too little memory.
     """
     with RunInProgress(run) as progress:
-        _Trainer(progress, model, data, device, workers).train(on_step, on_epoch)
+        _Trainer(progress, model, data, device, workers, teacher).train(on_step, on_epoch)
     return progress.run.updated(replace(progress.run.record, status="done"))
 
 
@@ -89,9 +91,29 @@ def validate(
     return Validation(accuracy, loss_sum / max(1, accuracy.images), inference_s)
 
 
+def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """Return the mean divergence of the teacher's softened answers from the student's, both logits `(batch, classes)`.
+
+    Softening divides the gradient by the square of `temperature`, which is multiplied back in.
+
+    Source:
+        Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531; Touvron et al. 2021, equation 2,
+        https://arxiv.org/abs/2012.12877
+    """
+    student = F.log_softmax(logits / temperature, dim=-1)
+    teacher = F.log_softmax(target / temperature, dim=-1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
 class _Trainer:
     def __init__(
-        self, progress: RunInProgress, model: VisionTransformer, data: ImageData, device: torch.device, workers: int
+        self,
+        progress: RunInProgress,
+        model: VisionTransformer,
+        data: ImageData,
+        device: torch.device,
+        workers: int,
+        teacher: VisionTransformer | None,
     ) -> None:
         self.progress = progress
         self.folder, self.record = progress.run.folder, progress.run.record
@@ -99,6 +121,7 @@ class _Trainer:
         random_seed(recipe.seed)
         self.device, self.recipe = device, recipe
         self.model = model.to(device)
+        self.teacher = None if teacher is None else teacher.to(device).eval()
         self.batches = training_batches(self.record, data, device, workers)
         self.held_out = EvaluationBatches(
             data.val, self.record.preprocessing, *self.record.spec.trained, batch=EVALUATION_BATCH
@@ -133,8 +156,14 @@ class _Trainer:
         if self.mixup is not None:
             images, labels = self.mixup(images, labels)
         with mixed_precision(self.device):
-            loss: Tensor = self.criterion(self.model(images).float(), labels)
-        return loss
+            logits = self.model(images).float()
+            loss: Tensor = self.criterion(logits, labels)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad(), mixed_precision(self.device):
+            target = self.teacher(images).float()
+        weight = self.recipe.distill_weight
+        return (1 - weight) * loss + weight * distillation_loss(logits, target, self.recipe.distill_temperature)
 
     def _validated(self, index: int, epoch: Epoch) -> EpochRecord:
         record = self.record
@@ -170,7 +199,7 @@ class _Trainer:
         schedule = cosine_schedule(
             optimizer, recipe.learning_rate, recipe.epochs, len(self.batches), warmup_epochs=recipe.warmup_epochs
         )
-        return Optimisation(optimizer, schedule, self.model.parameters(), self.device, GUARD, clip=recipe.clip_gradient)
+        return Optimisation(optimizer, schedule, self.device, GUARD, clip=recipe.clip_gradient)
 
     def _mixup(self, classes: int) -> Mixup | None:
         recipe = self.recipe
