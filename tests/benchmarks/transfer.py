@@ -137,6 +137,7 @@ def _run(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments, data)
     _claim(arguments.out, settings)
     results: list[Result] = []
+    table = ""
     for seed in settings.seeds:
         exact = _trained(arguments, data, settings, EXACT, "teacher", seed, None)
         results.append(_result(exact, EXACT, "teacher", seed))
@@ -144,7 +145,8 @@ def _run(arguments: argparse.Namespace) -> None:
             for way in _ways(settings):
                 run = _trained(arguments, data, settings, attention, way, seed, exact.folder)
                 results.append(_result(run, attention, way, seed))
-                _write(arguments, exact, settings, results)
+                table = _write(arguments, exact, settings, results)
+    say(f"\n{table}results: {arguments.out / RESULTS}")
 
 
 def _settings(arguments: argparse.Namespace, data: ImageData) -> Settings:
@@ -252,8 +254,8 @@ def _result(run: Run, attention: str, way: Way, seed: int) -> Result:
     )
 
 
-def _write(arguments: argparse.Namespace, exact: Run, settings: Settings, results: Sequence[Result]) -> None:
-    """Write the JSON file and the table of what there is so far."""
+def _write(arguments: argparse.Namespace, exact: Run, settings: Settings, results: Sequence[Result]) -> str:
+    """Write the JSON file and the table of what there is so far, and return the table."""
     record = exact.record
     report = Report(
         command=shlex.join(["python", *sys.argv]),
@@ -270,7 +272,7 @@ def _write(arguments: argparse.Namespace, exact: Run, settings: Settings, result
     write_atomically(folder / RESULTS, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     table = _table(report)
     write_atomically(folder / TABLE, table.encode())
-    say(f"\n{table}results: {folder / RESULTS}")
+    return table
 
 
 def _table(report: Report) -> str:
