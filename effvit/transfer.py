@@ -115,17 +115,19 @@ def teacher_forced_errors(student: VisionTransformer, teacher: VisionTransformer
 def free_running_errors(
     student: VisionTransformer, teacher: VisionTransformer, images: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the `unexplained` of the final features, and of each swapped layer, `(layers,)`.
+    """Return the `unexplained` of the final features, and its mean over the swapped layers.
 
     Each model goes its own way from the images on, so a layer is asked to make up for what earlier ones got wrong.
+    Layers whose tokens were merged have no output to be compared token by token; the features alone teach them.
     """
     blocks = tuple(swapped_layers(student))
     with torch.no_grad(), LayerTrace(teacher, blocks) as taught:
         target = teacher.forward_features(images)
     with LayerTrace(student, blocks) as learnt:
         features = student.forward_features(images)
-    layers = [unexplained(learnt.outputs[block], taught.outputs[block]) for block in blocks]
-    return unexplained(features, target), torch.stack(layers)
+    # A row of blocks that merges tokens does not call its layers, so the trace holds none of them.
+    layers = [unexplained(output, taught.outputs[block]) for block, output in learnt.outputs.items()]
+    return unexplained(features, target), sum(layers, torch.zeros((), device=images.device)) / max(1, len(layers))
 
 
 def new_and_qkv(student: VisionTransformer, teacher: VisionTransformer) -> list[nn.Parameter]:
@@ -249,7 +251,7 @@ class _Transfer:
     def _free_loss(self, images: Tensor, labels: Tensor) -> Tensor:
         with mixed_precision(self.device):
             features, layers = free_running_errors(self.student, self.teacher, images)
-            return features + layers.mean()
+            return features + layers
 
     def _errors(self, when: str) -> tuple[float, ...]:
         """Return each layer's error on the held-out images, the mean over batches weighed by their images."""

@@ -76,7 +76,7 @@ def test_a_layer_that_computes_the_same_has_no_error() -> None:
     with torch.no_grad():
         assert teacher_forced_errors(student, exact, images_of(*SIZE)).max() < 1e-10
         features, layers = free_running_errors(student, exact, images_of(*SIZE))
-    assert max(float(features), float(layers.max())) < 1e-10
+    assert max(float(features), float(layers)) < 1e-10
 
 
 def test_under_teacher_forcing_no_layer_learns_from_another() -> None:
@@ -88,10 +88,19 @@ def test_under_teacher_forcing_no_layer_learns_from_another() -> None:
     assert {name.split(".attn.")[0] for name in reached} == {"blocks.3"}
 
 
-def test_running_free_a_later_layer_teaches_an_earlier_one() -> None:
-    student, exact = pair("linformer")
-    free_running_errors(student, exact, images_of(*SIZE))[1][3].backward()
-    assert student.blocks[0].attn.compression.grad.abs().max() > 0
+def test_running_free_a_later_layer_teaches_an_exact_one_before_it() -> None:
+    student, exact = pair("3:linformer")
+    free_running_errors(student, exact, images_of(*SIZE))[1].backward()
+    assert student.blocks[0].attn.qkv.weight.grad.abs().max() > 0
+    assert student.blocks[5].attn.qkv.weight.grad is None
+
+
+def test_layers_whose_tokens_are_merged_learn_from_the_features() -> None:
+    student, exact = pair("tome")
+    features, layers = free_running_errors(student, exact, images_of(*SIZE))
+    features.backward()
+    assert float(layers.detach()) == 0.0
+    assert student.blocks[0].attn.qkv.weight.grad.abs().max() > 0
 
 
 def test_the_layers_alone_change_their_own_parameters_and_the_projections_to_q_and_k(tmp_path: Path) -> None:
@@ -122,10 +131,12 @@ def test_transfer_lowers_the_error_of_every_mechanism(attention: str, tmp_path: 
     run = transferred(tmp_path, attention, student, exact, recipe, on_epoch=epochs.append)
     record = run.record.transfer
     assert record is not None
-    # 32 steps on 40 images: enough for a fifth off on images it has not seen, whatever the mechanism
-    assert np.mean(record.errors_after) < 0.8 * np.mean(record.errors_before)
+    # Where tokens are merged between the layers, each layer alone is exact.
+    if any(record.errors_before):
+        # 32 steps on 40 images: enough for a fifth off on images it has not seen, whatever the mechanism.
+        assert np.mean(record.errors_after) < 0.8 * np.mean(record.errors_before)
+        assert epochs[1].error < epochs[0].error
     assert (record.epochs, [epoch.stage for epoch in epochs]) == (tuple(epochs), ["layers"] * 2 + ["features"] * 2)
-    assert epochs[1].error < epochs[0].error
     assert epochs[3].error < epochs[2].error
     # a cosine over both stages, down to a hundredth
     assert [epoch.learning_rate for epoch in epochs] == sorted((epoch.learning_rate for epoch in epochs), reverse=True)
