@@ -13,7 +13,7 @@ from effvit.backbone import attention_layers, create_backbone, patch_size, resol
 from effvit.data.base import ImageData
 from effvit.errors import CheckpointError, UsageError
 from effvit.recipe import Recipe
-from effvit.run import Run, TeacherRecord, open_run
+from effvit.run import RECORD, Run, TeacherRecord, open_run
 from effvit.surgery import model_from_spec
 from effvit.weights import InitialModel
 
@@ -132,7 +132,7 @@ def _require_exact_origin(initial: InitialModel) -> None:
             "name an exact run with --teacher, or start from --weights pretrained or a checkpoint",
         )
     asked = Path(initial.weights.asked)
-    if initial.weights.origin == "checkpoint" and asked.is_dir():
+    if (asked / RECORD).is_file():
         _require_exact(open_run(asked))
     if not set(initial.surgery.new) <= set(initial.weights.fresh):
         raise UsageError(
