@@ -46,7 +46,8 @@ def finetune(
         str,
         typer.Option(
             metavar="auto|pretrained|none|PATH|hf:OWNER/NAME",
-            help="initial weights; PATH is a checkpoint, a run, or a model's folder of `transformers`",
+            help="initial weights; PATH is a checkpoint, a run, or a model's folder of `transformers`; "
+            "auto takes those of the --teacher if there is one",
         ),
     ] = "auto",
     res: Annotated[
@@ -71,6 +72,27 @@ def finetune(
         float | None, typer.Option(metavar="X", help="stochastic depth rate of the last block")
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="for weights, order and augmentation")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="exact run to learn from; decides backbone, image and patch size where left out"
+        ),
+    ] = None,
+    transfer_epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="passes, before fine-tuning, that teach swapped layers to answer as the exact ones of --teacher, "
+            "or of the initial weights",
+        ),
+    ] = None,
+    transfer_lr: Annotated[float | None, typer.Option(metavar="X", help="learning rate of the transfer")] = None,
+    distill_weight: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="share of the loss that is the distance from --teacher [default: 0.5 with one]"),
+    ] = None,
+    distill_temperature: Annotated[float | None, typer.Option(metavar="X", help="temperature of that distance")] = None,
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda[:N]", help="where to train [default: cuda if there]")
     ] = None,
@@ -98,6 +120,10 @@ def finetune(
         "cutmix": cutmix,
         "drop_path": drop_path,
         "seed": seed,
+        "transfer_epochs": transfer_epochs,
+        "transfer_learning_rate": transfer_lr,
+        "distill_weight": distill_weight,
+        "distill_temperature": distill_temperature,
     }
     sizes = resolutions_from_text(res) if res is not None else [None]
     if len(sizes) > 1:
@@ -108,6 +134,7 @@ def finetune(
     from effvit.data.base import load_data
     from effvit.finetune import Finetuning
     from effvit.finetune import finetune as run_finetuning
+    from effvit.run import resolve_runs
     from effvit.surgery import pick_variant
 
     for swap in swaps:
@@ -122,6 +149,7 @@ def finetune(
         device=device,
         workers=workers,
         threads=threads,
+        teacher=None if teacher is None else resolve_runs(runs, [teacher], [])[0].folder,
     )
     from effvit.cli.training import TrainingDisplay, warn_of_skipped
 

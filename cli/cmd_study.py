@@ -49,6 +49,15 @@ def study(
     seed: Annotated[
         int, typer.Option(metavar="N", help="for weights, order and augmentation; the same for all variants")
     ] = 0,
+    transfer_epochs: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="softmax, fine-tuned first, teaches the others: they start from its weights, learn its attention for "
+            "N epochs, and are fine-tuned with distillation; 0 is off",
+        ),
+    ] = 0,
     res: ResolutionsOption = None,
     batch: Annotated[str, typer.Option(metavar="N,...", help="images a call: 1,8,32 or FIRST:LAST:FACTOR")] = "1,8",
     precision: Annotated[str, typer.Option(metavar="NAME,...", help="types to compute in")] = "fp32",
@@ -111,6 +120,7 @@ def study(
         batches=tuple(batches),
         precisions=tuple(precisions),
         backends=tuple(names_from_text(backend)) or exported_backends(),
+        transfer_epochs=transfer_epochs,
     )
     folder = out or Path("studies") / (Path(images.name).name or "data")
     effort = Effort(threads=threads or usable_cores(), least_s=STUDY_LEAST_S, eval_images=eval_images)

@@ -7,8 +7,9 @@ from rich.progress import Progress
 from effvit.cli.output import say, warn
 from effvit.data.base import ImageData
 from effvit.finetune import Listener
-from effvit.run import EpochRecord, Run
-from effvit.training import Step
+from effvit.optimisation import Step
+from effvit.recipe import Recipe
+from effvit.run import EpochRecord, Run, TransferEpoch, TransferRecord
 
 _NAMED = 3
 
@@ -39,15 +40,29 @@ class TrainingDisplay(Listener):
         if record.weights.origin != "random":
             say(f"{record.weights.inherited} tensors carried over, new: {', '.join(record.weights.fresh) or 'none'}")
 
+        if record.teacher is not None:
+            say(_lesson(record.teacher.name, record.recipe))
+
+    def transfer_step(self, step: Step) -> None:
+        self._advance(step, "transfer", f"error {step.loss:.3f}")
+
+    def transfer_epoch(self, epoch: TransferEpoch) -> None:
+        what = "each layer alone" if epoch.stage == "layers" else "final features and layers together"
+        say(
+            f"transfer epoch {epoch.epoch}: {what}, error {epoch.error:.3f} of the teacher's variance; "
+            f"{epoch.train_s:.1f} s ({epoch.images_per_s:.0f} images/s)"
+        )
+
+    def transferred(self, record: TransferRecord) -> None:
+        before, after = (sum(errors) / len(errors) for errors in (record.errors_before, record.errors_after))
+        say(
+            f"transferred: error of a layer on held-out images {before:.3f}, now {after:.3f}; "
+            f"top-1 {record.top1_before:.1%} after the swap, now {record.top1_after:.1%}"
+        )
+
     def step(self, step: Step) -> None:
         top1 = "" if step.top1 is None else f", top-1 {step.top1:.1%}"
-        self._progress.update(
-            self._task,
-            description=f"epoch {step.epoch + 1}/{step.epochs}",
-            completed=step.epoch * step.steps + step.step,
-            total=step.epochs * step.steps,
-            detail=f"loss {step.loss:.3f}{top1}, {step.images_per_s:.0f} images/s",
-        )
+        self._advance(step, "epoch", f"loss {step.loss:.3f}{top1}")
 
     def epoch(self, record: EpochRecord) -> None:
         top5 = "" if record.top5 is None else f", top-5 {record.top5:.1%}"
@@ -57,6 +72,28 @@ class TrainingDisplay(Listener):
             f"top-1 {record.top1:.1%}{top5}; training {record.train_s:.1f} s ({record.images_per_s:.0f} images/s), "
             f"inference {record.inference_s:.1f} s{memory}"
         )
+
+    def _advance(self, step: Step, what: str, detail: str) -> None:
+        self._progress.update(
+            self._task,
+            description=f"{what} {step.epoch + 1}/{step.epochs}",
+            completed=step.epoch * step.steps + step.step,
+            total=step.epochs * step.steps,
+            detail=f"{detail}, {step.images_per_s:.0f} images/s",
+        )
+
+
+def _lesson(teacher: str, recipe: Recipe) -> str:
+    lessons = []
+    if recipe.transfer_epochs:
+        lessons.append(
+            f"{recipe.transfer_epochs} epoch{'s' if recipe.transfer_epochs > 1 else ''} of attention transfer"
+        )
+    if recipe.distill_weight:
+        lessons.append(
+            f"distillation with weight {recipe.distill_weight:g} at temperature {recipe.distill_temperature:g}"
+        )
+    return f"teacher: {teacher}; " + (" and ".join(lessons) or "only its weights are used")
 
 
 def warn_of_skipped(images: ImageData) -> None:

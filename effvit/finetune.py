@@ -14,11 +14,23 @@ from effvit.backbone import resolution_of
 from effvit.data.base import ImageData
 from effvit.environment import capture_environment, usable_cores
 from effvit.errors import UnavailableError, UnknownNameError, UsageError
+from effvit.optimisation import Step
 from effvit.preprocessing import preprocessing_of
 from effvit.recipe import Recipe, default_recipe
-from effvit.run import DataRecord, EpochRecord, Run, RunRecord, create_run, now
+from effvit.run import (
+    DataRecord,
+    EpochRecord,
+    Run,
+    RunRecord,
+    TransferEpoch,
+    TransferRecord,
+    create_run,
+    now,
+)
 from effvit.spec import ModelSpec, Swap
-from effvit.training import Step, train
+from effvit.teacher import open_teacher, require_fitting, teacher_of
+from effvit.training import train
+from effvit.transfer import transfer
 from effvit.weights import AUTO, Architecture, InitialModel, initial_model, square_patch
 
 
@@ -27,7 +39,8 @@ class Finetuning:
     """What to fine-tune. Everything left out follows from the data: see `ImageData.hints`.
 
     `resolution` is (height, width) px, `recipe` holds the fields of Recipe to change, `threads` and `workers` None mean
-    what suits the machine and the data.
+    what suits the machine and the data. `teacher` is the folder of an exact run to learn from; backbone, resolution,
+    patch and weights that are left out are then its.
     """
 
     swaps: tuple[Swap, ...]
@@ -39,6 +52,7 @@ class Finetuning:
     device: str | None = None
     workers: int | None = None
     threads: int | None = None
+    teacher: Path | None = None
 
 
 class Listener:
@@ -56,6 +70,15 @@ class Listener:
     def epoch(self, record: EpochRecord) -> None:
         """One epoch is done and on disk."""
 
+    def transfer_step(self, step: Step) -> None:
+        """One optimiser step of attention transfer is done; its loss is the error."""
+
+    def transfer_epoch(self, epoch: TransferEpoch) -> None:
+        """One epoch of attention transfer is done."""
+
+    def transferred(self, record: TransferRecord) -> None:
+        """Attention transfer is done and on disk; fine-tuning begins."""
+
 
 def finetune(
     request: Finetuning, data: ImageData, *, out: Path, name: str | None = None, listener: Listener | None = None
@@ -70,17 +93,46 @@ def finetune(
     torch.set_num_threads(request.threads or usable_cores())
     changes = _recipe_changes(request)
     asked = replace(Recipe(), **changes)
+    taught_by = None if request.teacher is None else open_teacher(request.teacher)
+    if taught_by is not None:
+        request = _following(request, taught_by, data)
     torch.manual_seed(asked.seed)
     initial = _initial(request, data, asked.drop_path)
-    recipe = replace(default_recipe(data.hints, from_scratch=initial.weights.origin == "random"), **changes)
+    from_scratch = initial.weights.origin == "random"
+    recipe = replace(default_recipe(data.hints, from_scratch=from_scratch, taught=taught_by is not None), **changes)
+    teacher = teacher_of(taught_by, initial, request.model or data.hints.model, recipe, data)
     for warning in initial.warnings:
         listener.warn(warning)
-    record = _record(request, data, initial, recipe, device)
+    record = replace(
+        _record(request, data, initial, recipe, device), teacher=None if teacher is None else teacher.record
+    )
     run = create_run(out, name, record)
     listener.begin(run)
     workers = request.workers if request.workers is not None else _suitable_workers(data)
+    if teacher is not None and recipe.transfer_epochs:
+        run = transfer(
+            run,
+            initial.model,
+            teacher,
+            data,
+            device=device,
+            workers=workers,
+            on_step=listener.transfer_step,
+            on_epoch=listener.transfer_epoch,
+        )
+        assert run.record.transfer is not None
+        listener.transferred(run.record.transfer)
+    # A teacher that has nothing more to say leaves the memory to the student.
+    teacher = teacher if recipe.distill_weight else None
     return train(
-        run, initial.model, data, device=device, workers=workers, on_step=listener.step, on_epoch=listener.epoch
+        run,
+        initial.model,
+        data,
+        device=device,
+        workers=workers,
+        teacher=None if teacher is None else teacher.model,
+        on_step=listener.step,
+        on_epoch=listener.epoch,
     )
 
 
@@ -98,6 +150,25 @@ def _initial(request: Finetuning, data: ImageData, drop_path: float) -> InitialM
             drop_path=drop_path,
         ),
         request.weights,
+    )
+
+
+def _following(request: Finetuning, teacher: Run, data: ImageData) -> Finetuning:
+    """Return the request with what it leaves out taken from the run that teaches."""
+    require_fitting(
+        teacher,
+        backbone=request.model,
+        resolution=request.resolution,
+        patch=request.patch,
+        classes=len(data.classes),
+    )
+    spec = teacher.record.spec
+    return replace(
+        request,
+        model=request.model or spec.backbone,
+        resolution=request.resolution or spec.trained,
+        patch=request.patch or spec.patch,
+        weights=str(teacher.folder) if request.weights == AUTO else request.weights,
     )
 
 

@@ -9,6 +9,8 @@ from effvit.errors import UsageError
 
 SEEDS = 2**32
 """How many seeds NumPy takes: numpy.random.seed."""
+DISTILL_WEIGHT = 0.5
+"""With a teacher; that and the temperature of 1 are those of DeiT: Touvron et al. 2021, https://arxiv.org/abs/2012.12877"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,10 @@ class Recipe:
     (None: the same rate everywhere); `warmup_epochs` rise linearly to it, the rest is a cosine down to a hundredth.
     `mixup` and `cutmix` are the alphas of their beta distributions, 0 is off. `crop_scale` is the range of the area a
     random crop keeps; `auto_augment` is timm's policy string.
+
+    The rest needs a teacher, an exact model to learn from. `transfer_epochs` come before the `epochs`, with AdamW from
+    `transfer_learning_rate` down to a hundredth of it. `distill_weight` is the share of the loss that is the distance
+    from the teacher's answers at `distill_temperature`; 0 is off.
 
     Raises:
         UsageError: A value outside its range.
@@ -40,20 +46,24 @@ class Recipe:
     horizontal_flip: float = 0.5
     random_erasing: float = 0.0
     seed: int = 0
+    transfer_epochs: int = 0
+    transfer_learning_rate: float = 1e-3
+    distill_weight: float = 0.0
+    distill_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", f"choose {name} of 1 or more")
-        for name in ("learning_rate", "clip_gradient"):
+        for name in ("learning_rate", "clip_gradient", "transfer_learning_rate", "distill_temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(
                     f"{name} must be positive, not {getattr(self, name)}", "choose a small positive number"
                 )
-        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix"):
+        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "transfer_epochs"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}", f"choose {name} of 0 or more")
-        for name in ("label_smoothing", "drop_path", "horizontal_flip", "random_erasing"):
+        for name in ("label_smoothing", "drop_path", "horizontal_flip", "random_erasing", "distill_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must lie in 0 to 1, not {getattr(self, name)}", "choose a share from 0 to 1")
         self._check_ranges()
@@ -72,8 +82,8 @@ class Recipe:
             raise UsageError(f"seed must lie in 0 to {SEEDS - 1}, not {self.seed}", "choose a seed in that range")
 
 
-def default_recipe(hints: DataDefaults, *, from_scratch: bool) -> Recipe:
-    """Return the recipe for a data set, for pretrained weights or from scratch.
+def default_recipe(hints: DataDefaults, *, from_scratch: bool, taught: bool = False) -> Recipe:
+    """Return the recipe for a data set, for pretrained weights or from scratch, with or without a teacher.
 
     From scratch every layer has all to learn, so the layers nearest the input are not slowed down.
     """
@@ -84,6 +94,7 @@ def default_recipe(hints: DataDefaults, *, from_scratch: bool) -> Recipe:
         horizontal_flip=hints.horizontal_flip,
         auto_augment=hints.auto_augment,
         random_erasing=hints.random_erasing,
+        distill_weight=DISTILL_WEIGHT if taught else 0.0,
     )
     if from_scratch:
         return replace(recipe, learning_rate=hints.scratch_learning_rate, layer_decay=None)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Literal, Self
 
 import msgspec
+import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from effvit.backbone import set_resolution
 from effvit.checkpoint import load_weights, read_weights
 from effvit.environment import Environment
-from effvit.errors import CheckpointError, StorageError, UnknownNameError, UsageError
+from effvit.errors import CheckpointError, StorageError, UnknownNameError, UnsupportedError, UsageError
 from effvit.preprocessing import Preprocessing
 from effvit.recipe import Recipe
 from effvit.spec import ModelSpec, file_name
@@ -71,6 +74,48 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TeacherRecord:
+    """The exact model that a run learned from: a run's name and the sha256 of its weights.
+
+    `weights` None stands for the run's own initial weights, before the swap.
+    """
+
+    name: str
+    weights: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferEpoch:
+    """One epoch of attention transfer: what was trained, its mean error in units of the teacher's variance, seconds.
+
+    In the stage "layers" the error is the mean over layers, in "features" that of the final features plus that mean.
+    """
+
+    epoch: int
+    stage: Literal["layers", "features"]
+    error: float
+    train_s: float
+    images_per_s: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRecord:
+    """What attention transfer came to, on the held-out images.
+
+    Errors are those of each of `blocks` on the inputs of the teacher's layer, in units of the variance of the teacher's
+    output; `top1_before` is right after the swap. How it was done stands in the recipe.
+    """
+
+    blocks: tuple[int, ...]
+    errors_before: tuple[float, ...]
+    errors_after: tuple[float, ...]
+    top1_before: float
+    top1_after: float
+    epochs: tuple[TransferEpoch, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """Everything about a run but its tensors and its epochs; `run.json`."""
 
@@ -85,6 +130,8 @@ class RunRecord:
     status: Literal["running", "interrupted", "failed", "done"]
     warnings: tuple[str, ...] = ()
     best: EpochRecord | None = None
+    teacher: TeacherRecord | None = None
+    transfer: TransferRecord | None = None
     schema: str = SCHEMA
 
 
@@ -160,6 +207,40 @@ class Run:
         if height is not None:
             set_resolution(model, height, width or height)
         return model.eval()
+
+
+class RunInProgress:
+    """The run as far as it is on disk while work on it goes on; whatever cuts the work short is its status then.
+
+    Raises:
+        UnsupportedError: On leaving, where the device had too little memory.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        record = self.run.record
+        status: Literal["interrupted", "failed"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        # The disk that is full may be why it ended; the first error is the one to show.
+        with suppress(StorageError):
+            self.run.updated(replace(record, status=status))
+        if isinstance(error, torch.OutOfMemoryError):
+            raise UnsupportedError(
+                f"a batch of {record.recipe.batch} needs more memory than {record.device} has", "use a smaller --batch"
+            ) from error
+
+    def best(self, epoch: EpochRecord) -> None:
+        """Record `epoch` and the hash of the weights that are its."""
+        record = with_weights(self.run.record, self.run.weights)
+        self.run = self.run.updated(replace(record, best=epoch))
 
 
 def create_run(root: Path, name: str | None, record: RunRecord) -> Run:

@@ -1,21 +1,16 @@
-"""The training loop: timm's optimiser, schedule, loss and mixup, and after every epoch all of it on disk."""
+"""The training loop: timm's optimiser, loss and mixup, and after every epoch all of it on disk."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from timm.data.mixup import Mixup
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import create_optimizer_v2
-from timm.scheduler.scheduler import Scheduler
-from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.random import random_seed
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,27 +18,15 @@ from torch.nn import functional as F
 from effvit.accuracy import Accuracy, balanced_top1, top1, top5
 from effvit.checkpoint import save_weights
 from effvit.data.base import ImageData
-from effvit.errors import CheckFailedError, StorageError, UnsupportedError, UsageError
 from effvit.evaluate import count_correct, merge
-from effvit.images import EvaluationBatches, ImageDataset, ImageLoader
+from effvit.images import EvaluationBatches
 from effvit.memory import forget_peak, resident_memory
-from effvit.preprocessing import Preprocessing, normalise, training_transform
-from effvit.run import LAST, WEIGHTS, EpochRecord, Run, with_weights
+from effvit.optimisation import Epoch, Guard, Optimisation, Step, cosine_schedule, mixed_precision, training_batches
+from effvit.preprocessing import Preprocessing, normalise
+from effvit.run import LAST, WEIGHTS, EpochRecord, Run, RunInProgress
 
 EVALUATION_BATCH = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Where a fine-tuning stands; `top1` is of the last finished epoch, `images_per_s` of this one so far."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    images_per_s: float
-    top1: float | None
+GUARD = Guard("epoch", "lower --lr; the checkpoint of the last finished epoch is intact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +45,13 @@ def train(
     *,
     device: torch.device,
     workers: int = 0,
+    teacher: VisionTransformer | None = None,
     on_step: Callable[[Step], None],
     on_epoch: Callable[[EpochRecord], None],
 ) -> Run:
     """Train `model` as the run's recipe says and return the run with its best epoch.
 
+    With a frozen `teacher` the loss is in part the distance from its answers, as the recipe's `distill_weight` says.
     After every epoch the last weights, and the best so far, are on disk: whatever ends the training, what was finished
     stays usable.
 
@@ -77,21 +62,8 @@ def train(
         UsageError: Mixup with an odd batch, or fewer images than a batch needs.
         UnsupportedError: The device has too little memory.
     """
-    progress = _Progress(run)
-    ended: Literal["interrupted", "failed", "done"] = "failed"
-    try:
-        _Trainer(progress, model, data, device, workers).train(on_step, on_epoch)
-        ended = "done"
-    except KeyboardInterrupt:
-        ended = "interrupted"
-        raise
-    except torch.OutOfMemoryError as error:
-        raise UnsupportedError(
-            f"a batch of {run.record.recipe.batch} needs more memory than {device} has", "use a smaller --batch"
-        ) from error
-    finally:
-        if ended != "done":
-            progress.mark(ended)
+    with RunInProgress(run) as progress:
+        _Trainer(progress, model, data, device, workers, teacher).train(on_step, on_epoch)
     return progress.run.updated(replace(progress.run.record, status="done"))
 
 
@@ -119,61 +91,46 @@ def validate(
     return Validation(accuracy, loss_sum / max(1, accuracy.images), inference_s)
 
 
-def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Return autocast to bfloat16 or float16 where the device computes in it, and nothing on a CPU."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """Return the mean divergence of the teacher's softened answers from the student's, both logits `(batch, classes)`.
 
+    Softening divides the gradient by the square of `temperature`, which is multiplied back in.
 
-class _Progress:
-    """The run as far as it is on disk, whatever becomes of the training."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def best(self, epoch: EpochRecord) -> None:
-        """Record `epoch` and the hash of the weights that are its."""
-        record = with_weights(self.run.record, self.run.weights)
-        self.run = self.run.updated(replace(record, best=epoch))
-
-    def mark(self, status: Literal["interrupted", "failed"]) -> None:
-        """Record how the training ended."""
-        # The disk that is full may be why it ended; the first error is the one to show.
-        with suppress(StorageError):
-            self.run.updated(replace(self.run.record, status=status))
+    Source:
+        Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531; Touvron et al. 2021, equation 2,
+        https://arxiv.org/abs/2012.12877
+    """
+    student = F.log_softmax(logits / temperature, dim=-1)
+    teacher = F.log_softmax(target / temperature, dim=-1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 class _Trainer:
     def __init__(
-        self, progress: _Progress, model: VisionTransformer, data: ImageData, device: torch.device, workers: int
+        self,
+        progress: RunInProgress,
+        model: VisionTransformer,
+        data: ImageData,
+        device: torch.device,
+        workers: int,
+        teacher: VisionTransformer | None,
     ) -> None:
         self.progress = progress
         self.folder, self.record = progress.run.folder, progress.run.record
         recipe = self.record.recipe
         random_seed(recipe.seed)
-        self.data, self.device, self.recipe = data, device, recipe
+        self.device, self.recipe = device, recipe
         self.model = model.to(device)
-        self.loader = self._loader(workers)
+        self.teacher = None if teacher is None else teacher.to(device).eval()
+        self.batches = training_batches(self.record, data, device, workers)
         self.held_out = EvaluationBatches(
             data.val, self.record.preprocessing, *self.record.spec.trained, batch=EVALUATION_BATCH
         )
-        self.optimizer = create_optimizer_v2(
-            model,
-            "adamw",
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            layer_decay=recipe.layer_decay,
-            fused=True,
-        )
-        self.scheduler = self._scheduler()
-        self.mixup = self._mixup()
-        self.loss: nn.Module = LabelSmoothingCrossEntropy(recipe.label_smoothing)
+        self.optimisation = self._optimisation()
+        self.mixup = self._mixup(len(data.classes))
+        self.criterion: nn.Module = LabelSmoothingCrossEntropy(recipe.label_smoothing)
         if self.mixup is not None:
-            self.loss = SoftTargetCrossEntropy()
-        # Only float16 needs its gradients scaled; bfloat16 has the range of float32.
-        half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
-        self.scaler = torch.amp.GradScaler(device.type, enabled=half)
+            self.criterion = SoftTargetCrossEntropy()
 
     def train(self, on_step: Callable[[Step], None], on_epoch: Callable[[EpochRecord], None]) -> None:
         best: EpochRecord | None = None
@@ -181,11 +138,12 @@ class _Trainer:
         forget_peak()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        for epoch in range(self.recipe.epochs):
-            started = time.perf_counter()
-            loss, images = self._train_epoch(epoch, best, on_step)
-            train_s = time.perf_counter() - started
-            record = self._validated(epoch, loss, images, train_s)
+        for index in range(self.recipe.epochs):
+            self.model.train()
+            epoch = self.optimisation.epoch(
+                index, self.recipe.epochs, self.batches, self._loss, on_step, None if best is None else best.top1
+            )
+            record = self._validated(index, epoch)
             if best is None or record.top1 > best.top1:
                 best = record
                 save_weights(self.folder / WEIGHTS, self.model)
@@ -194,107 +152,57 @@ class _Trainer:
             self.progress.run.append_epoch(record)
             on_epoch(record)
 
-    def _train_epoch(self, epoch: int, best: EpochRecord | None, on_step: Callable[[Step], None]) -> tuple[float, int]:
-        self.model.train()
-        loss_sum, images, steps = 0.0, 0, len(self.loader)
-        started = time.perf_counter()
-        for step, (pixels, labels) in enumerate(self.loader):
-            loss = self._step(pixels.to(self.device), labels.to(self.device))
-            _require_finite(loss, f"in epoch {epoch + 1}, step {step + 1}")
-            loss_sum += loss * len(labels)
-            images += len(labels)
-            self.scheduler.step_update(epoch * steps + step + 1)
-            rate = images / (time.perf_counter() - started)
-            on_step(
-                Step(
-                    epoch,
-                    self.recipe.epochs,
-                    step + 1,
-                    steps,
-                    loss_sum / images,
-                    rate,
-                    None if best is None else best.top1,
-                )
-            )
-        return loss_sum / images, images
-
-    def _step(self, images: Tensor, labels: Tensor) -> float:
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         if self.mixup is not None:
             images, labels = self.mixup(images, labels)
         with mixed_precision(self.device):
-            loss = self.loss(self.model(images).float(), labels)
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_gradient)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return float(loss.detach())
+            logits = self.model(images).float()
+            loss: Tensor = self.criterion(logits, labels)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad(), mixed_precision(self.device):
+            target = self.teacher(images).float()
+        weight = self.recipe.distill_weight
+        return (1 - weight) * loss + weight * distillation_loss(logits, target, self.recipe.distill_temperature)
 
-    def _validated(self, epoch: int, loss: float, images: int, train_s: float) -> EpochRecord:
+    def _validated(self, index: int, epoch: Epoch) -> EpochRecord:
         record = self.record
         validation = validate(self.model, self.held_out, record.preprocessing, self.device)
         # The last step of an epoch can ruin the weights without a loss that shows it.
-        _require_finite(validation.loss, f"on the held-out images after epoch {epoch + 1}")
+        GUARD.require_finite(validation.loss, f"on the held-out images after epoch {index + 1}")
         accuracy = validation.accuracy
         return EpochRecord(
-            epoch=epoch + 1,
-            train_loss=loss,
+            epoch=index + 1,
+            train_loss=epoch.loss,
             val_loss=validation.loss,
             top1=top1(accuracy) or 0.0,
             top5=top5(accuracy),
             balanced_top1=balanced_top1(accuracy) or 0.0,
-            train_s=train_s,
+            train_s=epoch.seconds,
             inference_s=validation.inference_s,
-            images_per_s=images / train_s,
-            learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
+            images_per_s=epoch.images_per_s,
+            learning_rate=self.optimisation.learning_rate,
             host_peak_bytes=resident_memory().peak_bytes,
             device_peak_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
         )
 
-    def _loader(self, workers: int) -> ImageLoader:
-        recipe, record = self.recipe, self.record
-        batch = min(recipe.batch, len(self.data.train))
-        if recipe.mixup or recipe.cutmix:
-            batch -= batch % 2
-            if recipe.batch % 2 or batch < 2:
-                raise UsageError(f"mixup pairs images and cannot use a batch of {recipe.batch}", "use an even --batch")
-        return ImageLoader(
-            ImageDataset(self.data.train, training_transform(record.preprocessing, *record.spec.trained, recipe)),
-            batch=batch,
-            workers=workers,
-            generator=torch.Generator().manual_seed(recipe.seed),
-            drop_last=True,
-            pin_memory=self.device.type == "cuda",
-        )
-
-    def _scheduler(self) -> Scheduler:
+    def _optimisation(self) -> Optimisation:
         recipe = self.recipe
-        scheduler: Scheduler
-        scheduler, _ = create_scheduler_v2(
-            self.optimizer,
-            "cosine",
-            num_epochs=recipe.epochs,
-            warmup_epochs=min(recipe.warmup_epochs, recipe.epochs - 1),
-            warmup_lr=recipe.learning_rate / 100,
-            min_lr=recipe.learning_rate / 100,
-            step_on_epochs=False,
-            updates_per_epoch=len(self.loader),
+        optimizer = create_optimizer_v2(
+            self.model,
+            "adamw",
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+            fused=True,
         )
-        scheduler.step_update(0)
-        return scheduler
+        schedule = cosine_schedule(
+            optimizer, recipe.learning_rate, recipe.epochs, len(self.batches), warmup_epochs=recipe.warmup_epochs
+        )
+        return Optimisation(optimizer, schedule, self.device, GUARD, clip=recipe.clip_gradient)
 
-    def _mixup(self) -> Mixup | None:
+    def _mixup(self, classes: int) -> Mixup | None:
         recipe = self.recipe
         if not (recipe.mixup or recipe.cutmix):
             return None
-        return Mixup(
-            recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=len(self.data.classes)
-        )
-
-
-def _require_finite(loss: float, where: str) -> None:
-    if not math.isfinite(loss):
-        raise CheckFailedError(
-            f"the loss became {loss} {where}", "lower --lr; the checkpoint of the last finished epoch is intact"
-        )
+        return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=classes)

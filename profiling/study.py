@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,9 @@ from effvit.profiling.sweep import run_sweep
 from effvit.run import RECORD, Run, open_run
 from effvit.spec import Precision, file_name
 from effvit.storage import make_folder, write_atomically
+from effvit.weights import AUTO
 
+TEACHER = "softmax"
 SETTINGS, RESULTS, RUNS = "study.json", "results.jsonl", "runs"
 
 
@@ -30,7 +32,9 @@ SETTINGS, RESULTS, RUNS = "study.json", "results.jsonl", "runs"
 class Study:
     """What is compared, and how: the variants, one fine-tuning for all of them, and the axes of the sweep.
 
-    Resolutions are (height, width) px. `fingerprint` is that of the images.
+    Resolutions are (height, width) px. `fingerprint` is that of the images. With `transfer_epochs` the run of softmax,
+    which comes first, is the teacher of all others: they start from its weights, learn its attention for so many
+    epochs, and are fine-tuned with distillation.
     """
 
     data: str
@@ -44,6 +48,7 @@ class Study:
     batches: tuple[int, ...]
     precisions: tuple[Precision, ...]
     backends: tuple[str, ...]
+    transfer_epochs: int = 0
 
 
 class Listener:
@@ -63,23 +68,21 @@ def run_study(
     """Carry out what of the study `folder` does not hold yet, and return all outcomes.
 
     Raises:
-        UsageError: The folder holds a study with other settings.
+        UsageError: The folder holds a study with other settings, or there is no softmax to teach the others.
         EffvitError: Any of the tree in errors.py; what was finished is in the folder.
     """
+    if study.transfer_epochs and study.attentions[0] != TEACHER:
+        raise UsageError(
+            f"attention transfer needs {TEACHER}, the teacher, before {', '.join(study.attentions)}",
+            f"add {TEACHER} to --attn, or leave --transfer-epochs out",
+        )
     _claim(folder, study)
-    runs = []
+    runs: list[Run] = []
     for index, attention in enumerate(study.attentions):
         name = file_name(attention)
         run = _finished_run(folder / RUNS / name)
         if run is None:
-            request = Finetuning(
-                swaps=parse_mix(attention),
-                model=study.model,
-                weights=study.weights,
-                resolution=study.trained,
-                recipe=study.recipe,
-                threads=effort.threads,
-            )
+            request = _request(study, attention, effort, runs[0].folder if runs and study.transfer_epochs else None)
             told = listener.training(attention, index, len(study.attentions))
             run = finetune(request, data, out=folder / RUNS, name=name, listener=told)
         else:
@@ -88,6 +91,21 @@ def run_study(
     plan = Plan(tuple(runs), study.resolutions, study.batches, study.precisions, study.backends)
     with PixelStore() as pixels:
         return run_sweep(plan, effort, folder / RESULTS, pixels, sweep())
+
+
+def _request(study: Study, attention: str, effort: Effort, teacher: Path | None) -> Finetuning:
+    request = Finetuning(
+        swaps=parse_mix(attention),
+        model=study.model,
+        weights=study.weights,
+        resolution=study.trained,
+        recipe=study.recipe,
+        threads=effort.threads,
+    )
+    if teacher is None:
+        return request
+    recipe = study.recipe | {"transfer_epochs": study.transfer_epochs}
+    return replace(request, weights=AUTO, recipe=recipe, teacher=teacher)
 
 
 def _claim(folder: Path, study: Study) -> None:

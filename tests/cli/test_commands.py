@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,19 @@ def test_evaluate_counts_the_images_that_the_last_epoch_counted(effvit: Effvit, 
     (row,) = json.loads(ended.stdout)
     recorded = json.loads((folder / "runs/lin/run.json").read_text())["best"]["top1"]
     assert row["accuracy"]["top1_correct"] / row["accuracy"]["images"] == pytest.approx(recorded)
+
+
+def test_a_variant_learns_from_the_exact_run(effvit: Effvit, folder: Path) -> None:
+    arguments = ("finetune", "--attn", "linformer", "--teacher", "soft", "--transfer-epochs", "2", "--name", "taught")
+    ended = effvit(*arguments, "--epochs", "1", "--threads", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert "teacher: soft; 2 epochs of attention transfer and distillation with weight 0.5" in ended.stderr
+    assert "transfer epoch 1: each layer alone, error" in ended.stderr
+    assert "transfer epoch 2: final features and layers together, error" in ended.stderr
+    assert "transferred: error of a layer on held-out images" in ended.stderr
+    taught, soft = (json.loads((folder / "runs" / name / "run.json").read_text()) for name in ("taught", "soft"))
+    assert taught["teacher"] == {"name": "soft", "weights": soft["spec"]["weights"]}
+    shutil.rmtree(folder / "runs/taught")  # the runs of the other tests are two
 
 
 def test_export_writes_graphs_and_says_that_there_is_no_tensorrt(effvit: Effvit, folder: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from effvit.data.base import DataDefaults
 from effvit.errors import UsageError
-from effvit.recipe import Recipe, default_recipe
+from effvit.recipe import DISTILL_WEIGHT, Recipe, default_recipe
 
 HINTS = DataDefaults(
     model="test_vit",
@@ -41,6 +41,10 @@ HINTS = DataDefaults(
         ("crop_scale", (0.0, 1.0)),
         ("crop_scale", (0.9, 0.5)),
         ("crop_scale", (0.5, 1.5)),
+        ("transfer_epochs", -1),
+        ("transfer_learning_rate", 0.0),
+        ("distill_weight", 1.5),
+        ("distill_temperature", 0.0),
         ("seed", -1),
         ("seed", 2**32),
     ],
@@ -61,3 +65,8 @@ def test_the_data_decides_length_and_augmentation() -> None:
 def test_from_scratch_every_layer_learns_at_the_same_rate() -> None:
     recipe = default_recipe(HINTS, from_scratch=True)
     assert (recipe.learning_rate, recipe.layer_decay) == (0.125, None)
+
+
+def test_a_teacher_is_listened_to_unless_told_otherwise() -> None:
+    assert default_recipe(HINTS, from_scratch=True).distill_weight == 0.0
+    assert default_recipe(HINTS, from_scratch=True, taught=True).distill_weight == DISTILL_WEIGHT

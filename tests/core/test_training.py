@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from models_for_tests import digits, model_of, record_of
@@ -13,9 +14,10 @@ from effvit import training
 from effvit.checkpoint import read_weights
 from effvit.data.base import ImageData, Sample
 from effvit.errors import CheckFailedError, DataError, StorageError, UnsupportedError, UsageError
+from effvit.optimisation import Step
 from effvit.recipe import Recipe
 from effvit.run import HISTORY, LAST, WEIGHTS, EpochRecord, Run, create_run, open_run
-from effvit.training import Step, train
+from effvit.training import distillation_loss, train
 
 RECIPE = Recipe(
     epochs=2,
@@ -99,14 +101,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Pat
 def test_a_loss_that_explodes_fails_and_leaves_earlier_epochs_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = training._Trainer._step
+    honest = training._Trainer._loss
     calls = iter(range(100))
 
-    def exploding(self: Any, images: torch.Tensor, labels: torch.Tensor) -> float:
+    def exploding(self: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         loss = honest(self, images, labels)
-        return float("nan") if next(calls) == 5 else loss
+        return loss * float("nan") if next(calls) == 5 else loss
 
-    monkeypatch.setattr(training._Trainer, "_step", exploding)
+    monkeypatch.setattr(training._Trainer, "_loss", exploding)
     with pytest.raises(CheckFailedError, match="the loss became nan in epoch 2, step 2") as caught:
         trained(tmp_path)
     assert "lower --lr" in caught.value.hint
@@ -168,6 +170,32 @@ def test_mixup_pairs_the_images_that_there_are(tmp_path: Path) -> None:
     steps: list[Step] = []
     trained(tmp_path, replace(RECIPE, epochs=1, mixup=0.8, cutmix=1.0, batch=64), digits(train=7), on_step=steps.append)
     assert len(steps) == 1
+
+
+def test_the_distance_from_the_teacher_is_hintons() -> None:
+    generator = np.random.default_rng(0)
+    logits, target = generator.normal(0, 3, (2, 5, 7))
+    softened = [np.exp(values / 2.5) / np.exp(values / 2.5).sum(axis=1, keepdims=True) for values in (logits, target)]
+    expected = (softened[1] * np.log(softened[1] / softened[0])).sum() / 5 * 2.5**2
+    loss = distillation_loss(torch.from_numpy(logits), torch.from_numpy(target), 2.5)
+    assert float(loss) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_weight_shares_the_loss_between_labels_and_teacher(tmp_path: Path) -> None:
+    losses = {}
+    for weight in (0.0, 0.25, 1.0):
+        # One step over all images: its loss is that of the same untrained model, on the same mixed images.
+        recipe = replace(RECIPE, epochs=1, batch=40, mixup=0.8, distill_weight=weight)
+        run = trained(tmp_path, recipe, name=str(weight), teacher=model_of(resolution=(32, 32), seed=9))
+        losses[weight] = run.history()[0].train_loss
+    assert losses[0.25] == pytest.approx(0.75 * losses[0.0] + 0.25 * losses[1.0], rel=1e-4)
+    assert losses[1.0] < losses[0.0]
+
+
+def test_a_model_that_answers_as_its_teacher_has_nothing_to_learn_from_it(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=1, batch=40, distill_weight=1.0, cutmix=1.0)
+    run = trained(tmp_path, recipe, teacher=model_of(resolution=(32, 32)))
+    assert run.history()[0].train_loss == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("part", ["train", "val"])

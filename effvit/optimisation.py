@@ -1,0 +1,183 @@
+"""What training and attention transfer share: augmented batches, mixed precision, and epochs of optimiser steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from effvit.data.base import ImageData
+from effvit.errors import CheckFailedError, UsageError
+from effvit.images import ImageDataset, ImageLoader
+from effvit.preprocessing import training_transform
+from effvit.run import RunRecord
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Takes images `(batch, 3, height, width)` and labels `(batch,)`, both on the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where the work stands; `top1` is of the last finished epoch, `images_per_s` of this one so far."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    images_per_s: float
+    top1: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What the steps of one epoch came to: their mean loss, the images they took, and the seconds."""
+
+    loss: float
+    images: int
+    seconds: float
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Refuses a loss that is no number: `epoch` is what an epoch is called, `hint` what helps."""
+
+    epoch: str
+    hint: str
+
+    def require_finite(self, loss: float, where: str) -> None:
+        """Check that `loss` is a number.
+
+        Raises:
+            CheckFailedError: It is infinite or NaN.
+        """
+        if not math.isfinite(loss):
+            raise CheckFailedError(f"the loss became {loss} {where}", self.hint)
+
+
+class Optimisation:
+    """An optimiser with its schedule and, for float16, its scaling of gradients.
+
+    `clip` is the greatest norm of all gradients together; None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        scheduler: Scheduler,
+        device: torch.device,
+        guard: Guard,
+        clip: float | None = None,
+    ) -> None:
+        self.optimizer, self.scheduler, self.guard, self.clip = optimizer, scheduler, guard, clip
+        self.device = device
+        # Only float16 needs its gradients scaled; bfloat16 has the range of float32.
+        half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+        self.scaler = torch.amp.GradScaler(device.type, enabled=half)
+
+    def epoch(
+        self,
+        index: int,
+        epochs: int,
+        batches: ImageLoader,
+        loss_of: Loss,
+        on_step: Callable[[Step], None],
+        top1: float | None = None,
+    ) -> Epoch:
+        """Take one step for each of `batches`; `index` counts from 0 and places the epoch on the schedule.
+
+        Raises:
+            CheckFailedError: The loss became infinite or NaN.
+            DataError: An image vanished or became unreadable.
+        """
+        loss_sum, images, steps = 0.0, 0, len(batches)
+        started = time.perf_counter()
+        for step, (pixels, labels) in enumerate(batches):
+            loss = self._step(loss_of(pixels.to(self.device), labels.to(self.device)))
+            self.guard.require_finite(loss, f"in {self.guard.epoch} {index + 1}, step {step + 1}")
+            loss_sum += loss * len(labels)
+            images += len(labels)
+            self.scheduler.step_update(index * steps + step + 1)
+            rate = images / (time.perf_counter() - started)
+            on_step(Step(index, epochs, step + 1, steps, loss_sum / images, rate, top1))
+        return Epoch(loss_sum / images, images, time.perf_counter() - started)
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest of the parameter groups now."""
+        highest: float = max(group["lr"] for group in self.optimizer.param_groups)
+        return highest
+
+    def _step(self, loss: Tensor) -> float:
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        if self.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return float(loss.detach())
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Return autocast to bfloat16 or float16 where the device computes in it, and nothing on a CPU."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+
+
+def cosine_schedule(
+    optimizer: Optimizer, learning_rate: float, epochs: int, steps: int, *, warmup_epochs: int = 0, first_epoch: int = 0
+) -> Scheduler:
+    """Return a linear rise to `learning_rate` and a cosine down to a hundredth of it, `steps` updates an epoch.
+
+    `first_epoch` is where on it the optimiser begins.
+    """
+    scheduler: Scheduler
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        "cosine",
+        num_epochs=epochs,
+        warmup_epochs=min(warmup_epochs, epochs - 1),
+        warmup_lr=learning_rate / 100,
+        min_lr=learning_rate / 100,
+        step_on_epochs=False,
+        updates_per_epoch=steps,
+    )
+    scheduler.step_update(first_epoch * steps)
+    return scheduler
+
+
+def training_batches(record: RunRecord, data: ImageData, device: torch.device, workers: int) -> ImageLoader:
+    """Return the training part in augmented batches, in the order that the recipe's seed decides.
+
+    Raises:
+        UsageError: Mixup with an odd batch, or fewer images than a batch needs.
+    """
+    recipe = record.recipe
+    batch = min(recipe.batch, len(data.train))
+    if recipe.mixup or recipe.cutmix:
+        batch -= batch % 2
+        if recipe.batch % 2 or batch < 2:
+            raise UsageError(f"mixup pairs images and cannot use a batch of {recipe.batch}", "use an even --batch")
+    return ImageLoader(
+        ImageDataset(data.train, training_transform(record.preprocessing, *record.spec.trained, recipe)),
+        batch=batch,
+        workers=workers,
+        generator=torch.Generator().manual_seed(recipe.seed),
+        drop_last=True,
+        pin_memory=device.type == "cuda",
+    )
