@@ -132,88 +132,100 @@ class AtrousAttention(InheritedAttention):
 
     def mix(self, x: Tensor) -> Tensor:
         prefix = self.geometry.prefix_tokens
-        batch, count, _ = x.shape
-        packed = self.qkv(x).reshape(batch, count, 3 * self.heads, self.head_dim).transpose(1, 2)
-        # q, k and v move into windows together, as heads of one tensor; the norms come after, each window's own.
-        windows = into_windows(packed[:, :, prefix:], self.tiling)
-        windows = windows.reshape(batch, 3, self.heads, *windows.shape[2:])
-        tokens = packed.reshape(batch, 3, self.heads, count, self.head_dim)
-        patches = self._mix_patches(windows, tokens[:, 1:, :, :prefix], self.level_gate(x[:, prefix:]))
+        q, k, v = self.project_qkv(x)
+        patches = self._mix_patches(q[:, :, prefix:] * self.scale, k, v, self.level_gate(x[:, prefix:]))
         if not prefix:
             return patches
-        q, k, v = tokens.unbind(1)
-        return torch.cat([self.attend(self.q_norm(q[:, :, :prefix]), self.k_norm(k), v), patches], dim=2)
+        # Joined token by token, as both lie in memory and as the output projection reads them.
+        own = self.attend(q[:, :, :prefix], k, v)
+        return torch.cat([own.transpose(1, 2), patches.transpose(1, 2)], dim=1).transpose(1, 2)
 
-    def _mix_patches(self, windows: Tensor, shared: Tensor, gate: Tensor) -> Tensor:
+    def _mix_patches(self, q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
         """Return the mixed values of the patches, `(batch, heads, patches, head_dim)`.
 
         Args:
-            windows: q, k and v, `(batch, 3, heads, levels * windows, area, head_dim)`, before their norms.
-            shared: k and v of the prefix tokens, keys of every window, `(batch, 2, heads, prefix, head_dim)`.
+            q: Scaled queries of the patches, `(batch, heads, patches, head_dim)`.
+            k: Keys of all tokens, `(batch, heads, tokens, head_dim)`.
+            v: As `k`.
             gate: `(batch, patches, heads * levels)`.
         """
-        q, keys_values = self.q_norm(windows[:, 0]), windows[:, 1:]
-        if shared.shape[3]:
-            copies = shared[:, :, :, None].expand(-1, -1, -1, windows.shape[3], -1, -1)
-            keys_values = torch.cat([copies, keys_values], dim=4)
-        k, v = self.k_norm(keys_values[:, 0]), keys_values[:, 1]
-        # Softmax and mass in single precision: a level's weight is the exponential of a difference of scores.
-        wide = torch.promote_types(v.dtype, torch.float32)
-        scores = ((q * self.scale) @ k.mT).to(wide)
-        if self.padding is not None:
-            scores = scores + self.padding
-        weights = scores.softmax(dim=-1)
-        # The log-sum-exp from what softmax computed anyway: its largest weight is exp(largest score - log-sum-exp).
-        # TensorRT expands ReduceLogSumExp without subtracting the maximum, which overflows.
-        mass = scores.amax(dim=-1, keepdim=True) - weights.amax(dim=-1, keepdim=True).log()
-        weights = F.dropout(weights.to(v.dtype), self.dropout, self.training)
-        levels = out_of_windows(weights @ v, self.tiling)
-        # to the shape of a mass: (batch, heads, levels, patches, 1)
-        gate = gate.reshape(*gate.shape[:2], self.heads, -1).permute(0, 2, 3, 1)[..., None]
-        shares = (torch.stack(out_of_windows(mass, self.tiling), dim=2) + gate).softmax(dim=2).to(v.dtype)
-        mixed = shares[:, :, 0] * levels[0]
-        for index, level in enumerate(levels[1:], start=1):
-            mixed = mixed + shares[:, :, index] * level
+        prefix = self.geometry.prefix_tokens
+        # to the shape of the masses: (levels, batch, heads, patches, 1)
+        gate = gate.reshape(*gate.shape[:2], self.heads, -1).permute(3, 0, 2, 1)[..., None]
+        parts = [self._mix_level(q, k[:, :, prefix:], v[:, :, prefix:], level) for level in range(len(gate))]
+        masses = [mass + bias for (_, mass), bias in zip(parts, gate.unbind(0), strict=True)]
+        if prefix:
+            # Keys of every window: their scores are computed once, and counted with the gates of all levels.
+            weights, mass = _softmax_and_mass(q @ k[:, :, :prefix].mT)
+            parts.append((weights @ v[:, :, :prefix], mass))
+            masses.append(mass + _log_sum_exp(gate))
+        shares = torch.stack(masses).softmax(dim=0).to(v.dtype)
+        mixed = shares[0] * parts[0][0]
+        for share, (values, _) in zip(shares[1:], parts[1:], strict=True):
+            mixed = torch.addcmul(mixed, share, values)
         return mixed
+
+    def _mix_level(self, q: Tensor, k: Tensor, v: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Return the patches' values mixed within the windows of one level, and the log of their softmax mass."""
+        dilation = self.tiling.dilations[level]
+        q, k, v = (into_windows(tokens, self.tiling, dilation) for tokens in (q, k, v))
+        scores = q @ k.mT
+        if self.padding is not None:
+            scores = scores + self.padding[level]
+        weights, mass = _softmax_and_mass(scores)
+        weights = F.dropout(weights, self.dropout, self.training)
+        return out_of_windows(weights @ v, self.tiling, dilation), out_of_windows(mass, self.tiling, dilation)
 
     def _tile(self, device: torch.device) -> None:
         self.tiling = tiling_of(self.geometry.grid, self.options)
         padding = None
         if self.tiling.padded != self.tiling.grid:
             scores = torch.zeros(1, 1, self.geometry.patches, 1)
-            scores = into_windows(scores, self.tiling, padding=PADDED_SCORE)[0, 0, :, None, :, 0]
-            padding = F.pad(scores, (self.geometry.prefix_tokens, 0)).to(device)  # (levels * windows, 1, keys)
+            levels = [into_windows(scores, self.tiling, dilation, PADDED_SCORE) for dilation in self.tiling.dilations]
+            padding = torch.cat(levels)[:, 0, :, None, :, 0].to(device)  # (levels, windows, 1, area)
         # Not persistent: it follows from the geometry, and a checkpoint must load at any resolution.
         self.register_buffer("padding", padding, persistent=False)
 
 
-def into_windows(tokens: Tensor, tiling: Tiling, padding: float = 0.0) -> Tensor:
-    """Return `(batch, heads, levels * windows, area, width)` from patches `(batch, heads, patches, width)`."""
+def _softmax_and_mass(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the softmax over keys in the type of `scores`, and the log-sum-exp, `(..., 1)`, in single precision.
+
+    TensorRT expands ReduceLogSumExp without subtracting the maximum, which overflows. Here it comes from what softmax
+    computes anyway: its largest weight is exp(largest score - log-sum-exp).
+    """
+    # A level's weight is the exponential of a difference of masses: no place for half precision.
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    weights = wide.softmax(dim=-1)
+    mass = wide.amax(dim=-1, keepdim=True) - weights.amax(dim=-1, keepdim=True).log()
+    return weights.to(scores.dtype), mass
+
+
+def _log_sum_exp(levels: Tensor) -> Tensor:
+    """Return the log-sum-exp over the first dimension, in operators that every runtime computes safely."""
+    largest = levels.amax(dim=0)
+    return largest + (levels - largest).exp().sum(dim=0).log()
+
+
+def into_windows(tokens: Tensor, tiling: Tiling, dilation: int, padding: float = 0.0) -> Tensor:
+    """Return `(batch, heads, windows, area, width)` from patches `(batch, heads, patches, width)`."""
     batch, heads, _, width = tokens.shape
-    maps = tokens.reshape(batch, heads, *tiling.grid, width)
+    maps = tokens.unflatten(2, tiling.grid)
     below, right = tiling.padded[0] - tiling.grid[0], tiling.padded[1] - tiling.grid[1]
     if below or right:
         maps = F.pad(maps, (0, 0, 0, right, 0, below), value=padding)
-    levels = []
-    for dilation in tiling.dilations:
-        blocks = maps.reshape(batch, heads, *tiling.blocks(dilation), width)
-        # (batch, heads, row block, row phase, column block, column phase, window row, window column, width)
-        blocks = blocks.permute(0, 1, 2, 4, 5, 7, 3, 6, 8)
-        levels.append(blocks.reshape(batch, heads, tiling.windows, tiling.area, width))
-    return torch.cat(levels, dim=2) if len(levels) > 1 else levels[0]
+    blocks = maps.reshape(batch, heads, *tiling.blocks(dilation), width)
+    # (batch, heads, row block, row phase, column block, column phase, window row, window column, width)
+    blocks = blocks.permute(0, 1, 2, 4, 5, 7, 3, 6, 8)
+    return blocks.reshape(batch, heads, tiling.windows, tiling.area, width)
 
 
-def out_of_windows(windows: Tensor, tiling: Tiling) -> list[Tensor]:
-    """Return each level's patches, `(batch, heads, patches, width)`: the inverse of `into_windows`, level by level."""
+def out_of_windows(windows: Tensor, tiling: Tiling, dilation: int) -> Tensor:
+    """Return patches `(batch, heads, patches, width)`, laid out token by token: the inverse of `into_windows`."""
     batch, heads, _, _, width = windows.shape
-    levels = []
-    for index, dilation in enumerate(tiling.dilations):
-        level = windows[:, :, index * tiling.windows : (index + 1) * tiling.windows]
-        row_blocks, high, _, column_blocks, wide, _ = tiling.blocks(dilation)
-        blocks = level.reshape(batch, heads, row_blocks, dilation, column_blocks, dilation, high, wide, width)
-        maps = blocks.permute(0, 1, 2, 6, 3, 4, 7, 5, 8).reshape(batch, heads, *tiling.padded, width)
-        levels.append(maps[:, :, : tiling.grid[0], : tiling.grid[1]].flatten(2, 3))
-    return levels
+    row_blocks, high, _, column_blocks, wide, _ = tiling.blocks(dilation)
+    blocks = windows.reshape(batch, heads, row_blocks, dilation, column_blocks, dilation, high, wide, width)
+    maps = blocks.permute(0, 2, 6, 3, 4, 7, 5, 1, 8).reshape(batch, *tiling.padded, heads, width)
+    return maps[:, : tiling.grid[0], : tiling.grid[1]].flatten(1, 2).transpose(1, 2)
 
 
 def resolve(options: AtrousOptions, geometry: Geometry) -> AtrousOptions:
@@ -234,11 +246,10 @@ def build(geometry: Geometry, options: AtrousOptions, donor: Attention) -> nn.Mo
 
 
 def macs(geometry: Geometry, options: AtrousOptions) -> AttentionMacs:
-    """Count the windows, padding included, the prefix tokens' own attention and the gate."""
+    """Count the windows, padding included, the prefix tokens as keys and as queries of all tokens, and the gate."""
     tiling = tiling_of(geometry.grid, options)
-    keys = geometry.prefix_tokens + tiling.area
-    windows = 2 * options.levels * tiling.windows * tiling.area * keys * geometry.attention_dim
-    prefix = 2 * geometry.prefix_tokens * geometry.tokens * geometry.attention_dim
+    windows = 2 * options.levels * tiling.windows * tiling.area**2 * geometry.attention_dim
+    prefix = 2 * geometry.prefix_tokens * (geometry.patches + geometry.tokens) * geometry.attention_dim
     gate = geometry.patches * geometry.dim * geometry.heads * options.levels
     return AttentionMacs(projection_macs(geometry), windows + prefix + gate)
 

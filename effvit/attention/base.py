@@ -292,12 +292,13 @@ def resolve_pool(options: Any, geometry: Geometry) -> Any:
     return replace(options, pool=pool)
 
 
-def linear_attention(query_features: Tensor, key_features: Tensor, v: Tensor, floor: float) -> Tensor:
-    """Return values weighed by the products of features, `(batch, heads, tokens, head_dim)`, in time linear in tokens.
+def linear_state(key_features: Tensor, v: Tensor, floor: float) -> Tensor:
+    """Return what all queries need to know of keys and values, `(batch, heads, features, head_dim + 1)`.
+
+    Making it before the features of the queries, from key features that are kept nowhere else, halves the memory.
 
     Args:
-        query_features: `(batch, heads, tokens, features)`, not negative.
-        key_features: As `query_features`.
+        key_features: `(batch, heads, tokens, features)`, not negative.
         v: `(batch, heads, tokens, head_dim)`.
         floor: What every key feature is raised by, so that a query whose features meet no key divides by something:
             it then returns the mean value.
@@ -308,7 +309,16 @@ def linear_attention(query_features: Tensor, key_features: Tensor, v: Tensor, fl
     extended = F.pad(v, (0, 1), value=1.0)  # the column of ones collects the denominator in the same product
     # Means and not sums, or the state would grow with the resolution. Adding the floor here, times the mean value,
     # equals adding it to every feature, without another pass over tokens x features.
-    state = key_features.mT @ extended / v.shape[-2] + floor * extended.mean(dim=-2, keepdim=True)
+    return key_features.mT @ extended / v.shape[-2] + floor * extended.mean(dim=-2, keepdim=True)
+
+
+def read_state(query_features: Tensor, state: Tensor) -> Tensor:
+    """Return the values weighed by the products of features, `(batch, heads, tokens, head_dim)`.
+
+    Args:
+        query_features: `(batch, heads, tokens, features)`, not negative; a factor of a token's own divides out.
+        state: From `linear_state`.
+    """
     weighted: Tensor = query_features @ state  # (batch, heads, tokens, head_dim + 1)
     mixed: Tensor = weighted[..., :-1] / weighted[..., -1:]
     return mixed

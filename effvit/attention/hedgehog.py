@@ -12,8 +12,9 @@ from effvit.attention.base import (
     Geometry,
     InheritedAttention,
     NoOptions,
-    linear_attention,
+    linear_state,
     projection_macs,
+    read_state,
 )
 
 # What every key feature is raised by: features are 1 / head_dim on average, so this shows only where a query would
@@ -43,9 +44,8 @@ class HedgehogAttention(InheritedAttention):
         # Small features meet in the denominator, so everything up to the division runs in single precision.
         wide = torch.promote_types(v.dtype, torch.float32)
         with torch.autocast(device_type=x.device.type, enabled=False):
-            query_features = softmax_features(q.to(wide), self.query_map.to(wide))
-            key_features = softmax_features(k.to(wide), self.key_map.to(wide))
-            mixed = linear_attention(query_features, key_features, v.to(wide), FEATURE_FLOOR)
+            state = linear_state(softmax_features(k.to(wide), self.key_map.to(wide)), v.to(wide), FEATURE_FLOOR)
+            mixed = read_state(softmax_features(q.to(wide), self.query_map.to(wide)), state)
         return mixed.to(v.dtype)
 
 

@@ -145,7 +145,9 @@ def core_contenders(geometry: Geometry, setting: Setting) -> list[Contender]:
     parts = [
         Contender("softmax", ExactCore(), heads, macs=_core_macs("softmax", geometry)),
         Contender("performer", FavorCore(geometry), heads, macs=_core_macs("performer", geometry)),
-        Contender("performer", _performer_layer(geometry).get_submodule("fast_attention"), heads, peer="performer-pytorch"),
+        Contender(
+            "performer", _performer_layer(geometry).get_submodule("fast_attention"), heads, peer="performer-pytorch"
+        ),
         Contender("nystromformer", _our_nystrom_core(geometry), packed, macs=_core_macs("nystromformer", geometry)),
         Contender("nystromformer", _their_nystrom_core(geometry), padded, peer="nystrom-attention"),
     ]

@@ -42,17 +42,18 @@ def test_the_sides_of_a_window_follow_the_sides_of_the_grid() -> None:
 
 def test_a_dilated_window_takes_every_other_patch() -> None:
     patches = torch.arange(16.0).reshape(1, 1, 16, 1)
-    windows = into_windows(patches, tiling_of((4, 4), AtrousOptions(window=2)))[0, 0, :, :, 0].tolist()
-    assert windows[:4] == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
-    assert windows[4:] == [[0, 2, 8, 10], [1, 3, 9, 11], [4, 6, 12, 14], [5, 7, 13, 15]]
+    tiling = tiling_of((4, 4), AtrousOptions(window=2))
+    near, far = (into_windows(patches, tiling, dilation)[0, 0, :, :, 0].tolist() for dilation in tiling.dilations)
+    assert near == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert far == [[0, 2, 8, 10], [1, 3, 9, 11], [4, 6, 12, 14], [5, 7, 13, 15]]
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (5, 7), (3, 9)])
 def test_every_level_returns_the_patches_it_was_given(grid: tuple[int, int]) -> None:
     tiling = tiling_of(grid, AtrousOptions(levels=3, window=2))
     patches = torch.arange(2.0 * 3 * grid[0] * grid[1] * 5).reshape(2, 3, -1, 5)
-    back = out_of_windows(into_windows(patches, tiling), tiling)
-    assert [torch.equal(level, patches) for level in back] == [True] * 3
+    for dilation in tiling.dilations:
+        assert torch.equal(out_of_windows(into_windows(patches, tiling, dilation), tiling, dilation), patches)
 
 
 @pytest.mark.parametrize("prefix_tokens", [0, 3])
