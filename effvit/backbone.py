@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from effvit.attention.base import Geometry, InheritedAttention
+from effvit.attention.base import Geometry, InheritedAttention, is_linear
 from effvit.errors import UnavailableError, UnknownNameError, UnsupportedError, UsageError
 from effvit.hub import hub_answers_or_cache_only
 
@@ -118,6 +118,7 @@ def geometry_of(model: VisionTransformer, layer: Attention | InheritedAttention)
         head_dim=layer.head_dim,
         prefix_tokens=model.num_prefix_tokens,
         grid=tuple(model.patch_embed.grid_size),
+        linear=is_linear(layer),
     )
 
 

@@ -224,8 +224,9 @@ def out_of_windows(windows: Tensor, tiling: Tiling, dilation: int) -> Tensor:
     batch, heads, _, _, width = windows.shape
     row_blocks, high, _, column_blocks, wide, _ = tiling.blocks(dilation)
     blocks = windows.reshape(batch, heads, row_blocks, dilation, column_blocks, dilation, high, wide, width)
-    maps = blocks.permute(0, 2, 6, 3, 4, 7, 5, 1, 8).reshape(batch, *tiling.padded, heads, width)
-    return maps[:, : tiling.grid[0], : tiling.grid[1]].flatten(1, 2).transpose(1, 2)
+    maps: Tensor = blocks.permute(0, 2, 6, 3, 4, 7, 5, 1, 8).reshape(batch, *tiling.padded, heads, width)
+    patches: Tensor = maps[:, : tiling.grid[0], : tiling.grid[1]].flatten(1, 2)
+    return patches.transpose(1, 2)
 
 
 def resolve(options: AtrousOptions, geometry: Geometry) -> AtrousOptions:

@@ -15,10 +15,13 @@ from effvit.attention.base import (
     Geometry,
     InheritedAttention,
     average_pooling,
+    is_linear,
     pooled_grid,
     projection_macs,
     require_at_least,
     resolve_pool,
+    saves_projecting,
+    unprojected_macs,
 )
 
 
@@ -54,11 +57,19 @@ class LinformerAttention(InheritedAttention):
         pooling = average_pooling(geometry.grid, pooled_grid(options.pool, geometry.grid))
         self.compression = nn.Parameter(pooling.to(donor.qkv.weight))  # (pooled patches, patches)
 
+    def transform(self, x: Tensor) -> Tensor:
+        if is_linear(self) and saves_projecting(self.geometry, _keys(self.geometry, self.options)):
+            return self.attend_unprojected(x, *self.compress(x))
+        return super().transform(x)
+
     def mix(self, x: Tensor) -> Tensor:
+        return self.attend(self.project_queries(x), *self.compress(x))
+
+    def compress(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the prefix tokens and the compressed patches, `(batch, heads, keys, head_dim)`."""
         prefix = self.geometry.prefix_tokens
         compressed = self.compression @ x[:, prefix:]  # (batch, pooled patches, dim)
-        k, v = self.project_keys_values(torch.cat([x[:, :prefix], compressed], dim=1) if prefix else compressed)
-        return self.attend(self.project_queries(x), k, v)
+        return self.project_keys_values(torch.cat([x[:, :prefix], compressed], dim=1) if prefix else compressed)
 
     def resize(self, geometry: Geometry) -> None:
         """Carry the compression over to another grid, in place; the sum of every row is kept.
@@ -99,12 +110,19 @@ def build(geometry: Geometry, options: LinformerOptions, donor: Attention) -> nn
 
 
 def macs(geometry: Geometry, options: LinformerOptions) -> AttentionMacs:
-    """Count k and v projections of the kept tokens alone, the compression and both attention products."""
-    rows, columns = pooled_grid(options.pool, geometry.grid)
-    keys = geometry.prefix_tokens + rows * columns
-    compression = rows * columns * geometry.patches * geometry.dim
+    """Count k and v projections of the kept tokens alone, the compression and attention, in whichever form is run."""
+    keys = _keys(geometry, options)
+    compression = (keys - geometry.prefix_tokens) * geometry.patches * geometry.dim
+    if saves_projecting(geometry, keys):
+        projected = 2 * keys * geometry.dim * geometry.attention_dim
+        return AttentionMacs(projected, compression + unprojected_macs(geometry, keys))
     attention = 2 * geometry.tokens * keys * geometry.attention_dim
     return AttentionMacs(projection_macs(geometry, keys), compression + attention)
+
+
+def _keys(geometry: Geometry, options: LinformerOptions) -> int:
+    rows, columns = pooled_grid(options.pool, geometry.grid)
+    return geometry.prefix_tokens + rows * columns
 
 
 VARIANT = AttentionVariant(

@@ -13,11 +13,14 @@ from effvit.attention.base import (
     AttentionVariant,
     Geometry,
     InheritedAttention,
+    is_linear,
     landmark_pooling,
     pooled_grid,
     projection_macs,
     require_at_least,
     resolve_pool,
+    saves_projecting,
+    unprojected_macs,
 )
 
 
@@ -63,6 +66,13 @@ class NystromformerAttention(InheritedAttention):
         """Place the landmarks on another grid, in place; nothing learned depends on it."""
         super().resize(geometry)
         self._place_landmarks(self.landmarks)
+
+    def transform(self, x: Tensor) -> Tensor:
+        if not (is_linear(self) and saves_projecting(self.geometry, len(self.landmarks))):
+            return super().transform(x)
+        # Rows of the pooling sum to 1, so the landmarks of queries and keys are those of the tokens, projected.
+        q, k, _ = self.project_qkv(self.landmarks @ x)
+        return self.attend_unprojected(x, k, self._solve(q, k, self.gather_unprojected(q, x)))
 
     def mix(self, x: Tensor) -> Tensor:
         q, k, v = self.project_qkv(x)
@@ -113,14 +123,17 @@ def build(geometry: Geometry, options: NystromformerOptions, donor: Attention) -
 
 
 def macs(geometry: Geometry, options: NystromformerOptions) -> AttentionMacs:
-    """Count pooling, both attention calls, the landmarks' own attention and four products an iteration."""
+    """Count pooling, attention both ways, the landmarks' own and its inverse, in whichever form is run."""
     rows, columns = pooled_grid(options.pool, geometry.grid)
     landmarks = geometry.prefix_tokens + rows * columns
+    inverse = 4 * options.iterations * landmarks**3 * geometry.heads + 2 * landmarks**2 * geometry.attention_dim
+    if saves_projecting(geometry, landmarks):
+        pooling = landmarks * geometry.tokens * geometry.dim
+        projected = 3 * landmarks * geometry.dim * geometry.attention_dim
+        return AttentionMacs(projected, pooling + 2 * unprojected_macs(geometry, landmarks) + inverse)
     pooling = 2 * landmarks * geometry.tokens * geometry.attention_dim
     attention = 4 * landmarks * geometry.tokens * geometry.attention_dim
-    inverse = 4 * options.iterations * landmarks**3 * geometry.heads
-    solving = 2 * landmarks**2 * geometry.attention_dim
-    return AttentionMacs(projection_macs(geometry), pooling + attention + inverse + solving)
+    return AttentionMacs(projection_macs(geometry), pooling + attention + inverse)
 
 
 VARIANT = AttentionVariant(

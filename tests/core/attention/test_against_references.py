@@ -15,6 +15,9 @@ from effvit.attention.base import Geometry
 # Both sides compute in float64 by different routes. Rounding (1e-16) is amplified by the pseudo-inverse and by the
 # quotient of small kernel sums, by less than 1e5 here; a wrong formula is off by 1e-3 and more.
 ROUNDING = 1e-10
+# The pooling of landmarks is stored in float32, so its rows sum to 1 within 6e-8: that much the bias of a landmark
+# depends on whether tokens are projected before they are pooled (the reference) or after.
+ROUNDINGS = {"nystromformer": 2e-6}
 
 GRIDS = [(4, 4), (3, 5), (6, 4)]
 PREFIXES = [0, 1, 2, 5]
@@ -37,15 +40,16 @@ def assert_matches_reference(name: str, geometry: Geometry, donor: Attention) ->
     for key in learned:
         state[key].requires_grad_()
 
+    rounding = ROUNDINGS.get(name, ROUNDING)
     out = layer(x)
     expected = reference_layer(name, state, reference_x, geometry, options)
-    torch.testing.assert_close(out, expected, rtol=ROUNDING, atol=ROUNDING)
+    torch.testing.assert_close(out, expected, rtol=rounding, atol=rounding)
 
     gradients = torch.autograd.grad(out, [x, *layer.parameters()], cotangent)
     wanted = torch.autograd.grad(expected, [reference_x, *(state[key] for key in learned)], cotangent)
     for key, gradient, reference in zip(["x", *learned], gradients, wanted, strict=True):
         scale = float(reference.abs().max().clamp(min=1.0))
-        torch.testing.assert_close(gradient, reference, rtol=0, atol=ROUNDING * scale, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(gradient, reference, rtol=0, atol=rounding * scale, msg=lambda m, k=key: f"{k}: {m}")
 
 
 @pytest.mark.parametrize("prefix_tokens", PREFIXES)

@@ -8,6 +8,7 @@ import torch
 from attention_layers import APPROXIMATE, VARIANTS, donor_of, geometry_of, layer_of, tokens_of, unsettle
 from torch import nn
 
+from effvit.attention.base import saves_projecting
 from effvit.errors import UnsupportedError, UsageError
 
 NON_SQUARE = geometry_of((5, 7), 2)
@@ -73,6 +74,26 @@ def test_autocast_gives_what_single_precision_gives(name: str, choices: dict[str
     assert half.dtype == torch.bfloat16
     # bfloat16 rounds at 4e-3 in each of a handful of products, and scores of up to 10 turn that into 4e-2.
     assert (half.float() - single).norm() < 0.1 * single.norm()
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("name", ["linformer", "nystromformer"])
+def test_tokens_left_unprojected_give_what_projected_ones_give(name: str, qkv_bias: bool) -> None:
+    geometry = geometry_of((6, 7), 2)  # 11 keys of width 12: few enough to save the projections
+    x = tokens_of(geometry).double().requires_grad_()
+    outputs, gradients = [], []
+    for linear in (True, False):
+        layer = layer_of(name, geometry, donor_of(geometry, qkv_bias=qkv_bias)).double()
+        assert saves_projecting(layer.geometry, 11)  # type: ignore[arg-type]
+        layer.geometry = replace(geometry, linear=linear)
+        outputs.append(layer(x))
+        weights = torch.randn(outputs[-1].shape, dtype=x.dtype, generator=torch.Generator().manual_seed(3))
+        leaves = (x, *(parameter for name, parameter in sorted(layer.named_parameters()) if "bias" not in name))
+        gradients.append(torch.autograd.grad((outputs[-1] * weights).sum(), leaves, retain_graph=True))
+    # Landmarks are pooled by a float32 matrix, whose rows sum to 1 within 6e-8.
+    atol = 1e-10 if name == "linformer" else 1e-6
+    torch.testing.assert_close(*outputs, rtol=0, atol=atol)
+    torch.testing.assert_close(*gradients, rtol=0, atol=10 * atol)
 
 
 @pytest.mark.parametrize("name", APPROXIMATE)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from attention_layers import geometry_of, layer_of, tokens_of, unsettle
 
-from effvit.attention.base import linear_attention
+from effvit.attention.base import linear_state, read_state
 from effvit.attention.hedgehog import FEATURE_FLOOR, HedgehogAttention, softmax_features
 
 
@@ -17,7 +17,7 @@ def attention_of(layer: HedgehogAttention, q: torch.Tensor, k: torch.Tensor) -> 
     """Return the matrix the layer never forms, `(batch, heads, tokens, tokens)`: what it does to unit values."""
     unit = torch.eye(k.shape[2], dtype=k.dtype).expand(*k.shape[:2], -1, -1)
     query_features, key_features = softmax_features(q, layer.query_map), softmax_features(k, layer.key_map)
-    return linear_attention(query_features, key_features, unit, FEATURE_FLOOR)
+    return read_state(query_features, linear_state(key_features, unit, FEATURE_FLOOR))
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def test_queries_that_meet_no_key_get_the_mean_value() -> None:
     q[..., 0], q[..., 1] = 1e4, -1e4
     k[..., 2], k[..., 3] = 1e4, -1e4
     query_features, key_features = softmax_features(q, layer.query_map), softmax_features(k, layer.key_map)
-    out = linear_attention(query_features, key_features, v, FEATURE_FLOOR)
+    out = read_state(query_features, linear_state(key_features, v, FEATURE_FLOOR))
     torch.testing.assert_close(out, v.mean(dim=2, keepdim=True).expand_as(v))  # float32 rounding
 
 
@@ -102,8 +102,8 @@ def test_autocast_does_not_reach_the_features() -> None:
         q, k, v = layer.project_qkv(x)
         mixed = layer.mix(x)
     assert q.dtype == mixed.dtype == torch.bfloat16
-    features = softmax_features(q.float(), layer.query_map), softmax_features(k.float(), layer.key_map)
-    assert torch.equal(mixed, linear_attention(*features, v.float(), FEATURE_FLOOR).bfloat16())
+    state = linear_state(softmax_features(k.float(), layer.key_map), v.float(), FEATURE_FLOOR)
+    assert torch.equal(mixed, read_state(softmax_features(q.float(), layer.query_map), state).bfloat16())
 
 
 def test_repeating_all_tokens_changes_nothing() -> None:
@@ -111,6 +111,6 @@ def test_repeating_all_tokens_changes_nothing() -> None:
     q, k, v = torch.randn(3, 1, 2, 8, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     query_features, key_features = softmax_features(q, layer.query_map), softmax_features(k, layer.key_map)
     # A floor that counts: beside a sum over tokens instead of a mean it would matter less, the more there are.
-    once = linear_attention(query_features, key_features, v, floor=0.1)
-    often = linear_attention(query_features, key_features.repeat(1, 1, 50, 1), v.repeat(1, 1, 50, 1), floor=0.1)
+    once = read_state(query_features, linear_state(key_features, v, floor=0.1))
+    often = read_state(query_features, linear_state(key_features.repeat(1, 1, 50, 1), v.repeat(1, 1, 50, 1), 0.1))
     torch.testing.assert_close(often, once, rtol=1e-12, atol=1e-12)  # float64 rounding

@@ -135,3 +135,13 @@ def test_macs_of_vit_small_are_those_of_the_formula() -> None:
     macs = VARIANT.macs(geometry, LinformerOptions(pool=7))
     assert macs.projections == 2 * 384 * 384 * (197 + 50)
     assert macs.core == 49 * 196 * 384 + 2 * 197 * 50 * 384
+
+
+def test_macs_of_vit_small_at_384_px_leave_the_tokens_unprojected() -> None:
+    geometry = replace(geometry_of((24, 24)), dim=384, heads=6, head_dim=64)
+    macs = VARIANT.macs(geometry, LinformerOptions(pool=7))
+    # k and v of 50 tokens, and these times the projections of q and of the output; then 300 columns for 577 tokens
+    assert macs.projections == 2 * 50 * 384 * 384
+    assert macs.core == 49 * 576 * 384 + 2 * 50 * 384 * 384 + 2 * 577 * 300 * 384
+    with_norms = VARIANT.macs(replace(geometry, linear=False), LinformerOptions(pool=7))
+    assert with_norms.projections == 2 * 384 * 384 * (577 + 50)
