@@ -225,8 +225,8 @@ def out_of_windows(windows: Tensor, tiling: Tiling, dilation: int) -> Tensor:
     row_blocks, high, _, column_blocks, wide, _ = tiling.blocks(dilation)
     blocks = windows.reshape(batch, heads, row_blocks, dilation, column_blocks, dilation, high, wide, width)
     maps: Tensor = blocks.permute(0, 2, 6, 3, 4, 7, 5, 1, 8).reshape(batch, *tiling.padded, heads, width)
-    patches: Tensor = maps[:, : tiling.grid[0], : tiling.grid[1]].flatten(1, 2)
-    return patches.transpose(1, 2)
+    patches: Tensor = maps[:, : tiling.grid[0], : tiling.grid[1]].flatten(1, 2).transpose(1, 2)
+    return patches
 
 
 def resolve(options: AtrousOptions, geometry: Geometry) -> AtrousOptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from timm.layers.attention import Attention
@@ -145,9 +145,7 @@ def core_contenders(geometry: Geometry, setting: Setting) -> list[Contender]:
     parts = [
         Contender("softmax", ExactCore(), heads, macs=_core_macs("softmax", geometry)),
         Contender("performer", FavorCore(geometry), heads, macs=_core_macs("performer", geometry)),
-        Contender(
-            "performer", _performer_layer(geometry).get_submodule("fast_attention"), heads, peer="performer-pytorch"
-        ),
+        Contender("performer", _their_favor_core(geometry), heads, peer="performer-pytorch"),
         Contender("nystromformer", _our_nystrom_core(geometry), packed, macs=_core_macs("nystromformer", geometry)),
         Contender("nystromformer", _their_nystrom_core(geometry), padded, peer="nystrom-attention"),
     ]
@@ -216,11 +214,16 @@ def _macs(name: str, geometry: Geometry) -> int:
 
 def _core_macs(name: str, geometry: Geometry) -> int:
     variant = pick_variant(name)
+    geometry = replace(geometry, linear=False)  # here nothing can be multiplied into projections: there are none
     return variant.macs(geometry, variant.resolve(variant.options(), geometry)).core
 
 
+def _their_favor_core(geometry: Geometry) -> nn.Module:
+    return _performer_layer(geometry).get_submodule("fast_attention")
+
+
 def _our_nystrom_core(geometry: Geometry) -> nn.Module:
-    layer = _our_layer("nystromformer", geometry)
+    layer = _our_layer("nystromformer", replace(geometry, linear=False))
     layer.qkv = layer.proj = nn.Identity()
     return layer
 

@@ -63,9 +63,8 @@ def test_exact_attention_moves_what_is_counted_by_hand(precision: torch.dtype) -
 
 def test_linformer_moves_what_is_counted_by_hand() -> None:
     geometry = geometry_of((4, 4))
-    layer = layer_of(
-        "linformer", geometry, donor_of(geometry, norm_layer=None), pool=4
-    )  # too many keys to leave tokens unprojected
+    # As many keys as tokens: too many to leave the tokens unprojected.
+    layer = layer_of("linformer", geometry, donor_of(geometry, norm_layer=None), pool=4)
     # PyTorch multiplies a batch by a shared matrix from the other side, then copies the product back.
     compression = 16 * 16 + 16 * 24 + 16 * 24 + 2 * 16 * 24
     together = 2 * (1 + 16) * 24  # read and written, class token first
