@@ -209,7 +209,7 @@ def _log_sum_exp(levels: Tensor) -> Tensor:
 def into_windows(tokens: Tensor, tiling: Tiling, dilation: int, padding: float = 0.0) -> Tensor:
     """Return `(batch, heads, windows, area, width)` from patches `(batch, heads, patches, width)`."""
     batch, heads, _, width = tokens.shape
-    maps = tokens.unflatten(2, tiling.grid)
+    maps: Tensor = tokens.unflatten(2, tiling.grid)
     below, right = tiling.padded[0] - tiling.grid[0], tiling.padded[1] - tiling.grid[1]
     if below or right:
         maps = F.pad(maps, (0, 0, 0, right, 0, below), value=padding)

@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from contenders import (
     product_contender,
     require_peers,
 )
+from results import markdown_of, read_report
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -91,12 +92,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds-per-cell", type=float, default=1.0, help="timed seconds a contender and cell")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="CPU threads")
     parser.add_argument("--out", type=Path, help="write everything to this JSON file, after every cell")
+    parser.add_argument("--show", type=Path, help="measure nothing: show the --dims and --passes of this JSON file")
+    parser.add_argument("--markdown", action="store_true", help="print tables as Markdown to stdout")
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> None:
     geometries = _geometries(arguments)
     passes = _passes(arguments.passes)
+    if arguments.show is not None:
+        report = read_report(arguments.show, Report)
+        _show(_part_of(report, {geometry.dim for geometry in geometries}, passes), markdown=arguments.markdown)
+        return
     setting = _setting(arguments)
     require_peers()
     torch.set_num_threads(arguments.threads)
@@ -112,7 +119,7 @@ def _run(arguments: argparse.Namespace) -> None:
             if arguments.out is not None:
                 _write(arguments.out, _report(cells, setting, arguments.dtype, pace))
             progress.advance(task)
-    _show(_report(cells, setting, arguments.dtype, pace))
+    _show(_report(cells, setting, arguments.dtype, pace), markdown=arguments.markdown)
 
 
 def _geometries(arguments: argparse.Namespace) -> list[Geometry]:
@@ -184,19 +191,29 @@ def _write(path: Path, report: Report) -> None:
     write_atomically(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
 
 
-def _show(report: Report) -> None:
-    """Print the tables to stderr."""
+def _part_of(report: Report, dims: set[int], passes: Sequence[Pass]) -> Report:
+    return replace(
+        report,
+        comparisons=tuple(one for one in report.comparisons if one.dim in dims and one.passes in passes),
+        means=tuple(one for one in report.means if one.dim in {None, *dims} and one.passes in passes),
+    )
+
+
+def _show(report: Report, *, markdown: bool) -> None:
+    """Print the tables to stderr, or as Markdown to stdout."""
+    tables = [_table(part, chosen) for part in PARTS if (chosen := [c for c in report.comparisons if c.part == part])]
+    tables.append(_means_table(report.means))
+    if markdown:
+        print("\n".join(map(markdown_of, tables)))
+        return
     console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH_WITHOUT_TERMINAL
     machine = report.environment
     dtype = f"{report.dtype} by autocast" if report.autocast else report.dtype
     console.print(f"{machine.cpu}, {machine.threads} threads, {report.device}, {dtype}, batch {report.batch}")
-    for part in PARTS:
-        chosen = [one for one in report.comparisons if one.part == part]
-        if chosen:
-            console.print(_table(part, chosen))
-    console.print(_means_table(report.means))
+    for table in tables:
+        console.print(table)
     console.print("ratios are medians over rounds, ± half the width of the 95 % interval; above 1x ours is faster")
     console.print("over bound: our time over that of our MACs at the rate of a large matrix product, same rounds")
     for one in _refused(report.comparisons):

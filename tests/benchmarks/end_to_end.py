@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from results import markdown_of, read_report
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -100,10 +101,15 @@ def _parser() -> argparse.ArgumentParser:
         "--folder", type=Path, help="keep models and samples here; started again, it goes on from there"
     )
     parser.add_argument("--out", type=Path, help="write everything to this JSON file")
+    parser.add_argument("--show", type=Path, help="measure nothing: show this JSON file")
+    parser.add_argument("--markdown", action="store_true", help="print tables as Markdown to stdout")
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.show is not None:
+        _show(make_rows(read_report(arguments.show, Report).outcomes), markdown=arguments.markdown)
+        return
     effort = _effort(arguments)
     resolutions = tuple(resolutions_from_text(arguments.res))
     attentions = names_from_text(arguments.attn)
@@ -115,7 +121,7 @@ def _run(arguments: argparse.Namespace) -> None:
         runs = [_run_of(folder, model, name) for model in names_from_text(arguments.models) for name in attentions]
         outcomes = _sweep(runs, resolutions, effort, folder / "results.jsonl")
     rows = make_rows(outcomes)
-    _show(rows)
+    _show(rows, markdown=arguments.markdown)
     if arguments.out is not None:
         report = Report(
             command=shlex.join(["python", *sys.argv]),
@@ -192,28 +198,35 @@ def _result(row: Row) -> Result:
     )
 
 
-def _show(rows: Sequence[Row]) -> None:
-    """Print one table a model to stderr."""
+def _show(rows: Sequence[Row], *, markdown: bool) -> None:
+    """Print one table a model to stderr, or as Markdown to stdout."""
+    models = dict.fromkeys(row.outcome.cell.model.backbone for row in rows)
+    tables = [_table(model, [row for row in rows if row.outcome.cell.model.backbone == model]) for model in models]
+    if markdown:
+        print("\n".join(map(markdown_of, tables)))
+        return
     console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH_WITHOUT_TERMINAL
-    machine = rows[0].outcome.environment
-    for model in dict.fromkeys(row.outcome.cell.model.backbone for row in rows):
-        table = Table(
-            title=f"{model}, fp32, {BACKEND}, batch 1, {machine.cpu}, {machine.threads} threads", box=SIMPLE_HEAD
-        )
-        shown = display.columns(*COLUMNS)
-        for column in shown:
-            table.add_column(column.title, justify="right" if column.numeric else "left")
-        for row in rows:
-            if row.outcome.cell.model.backbone == model:
-                table.add_row(*(column.text(row) for column in shown))
+    for table in tables:
         console.print(table)
     for row in rows:
         if row.outcome.evidence is None:
             console.print(f"not measured: {row.label} {row.workload.resolution} px: {display.status(row)}")
     console.print("± half the width of the 95 % interval; MACs ratio: what the MACs promise")
     console.print(display.CEILING)
+
+
+def _table(model: str, rows: Sequence[Row]) -> Table:
+    machine = rows[0].outcome.environment
+    title = f"{model}, fp32, {BACKEND}, batch 1, {machine.cpu}, {machine.threads} threads"
+    table = Table(title=title, box=SIMPLE_HEAD)
+    shown = display.columns(*COLUMNS)
+    for column in shown:
+        table.add_column(column.title, justify="right" if column.numeric else "left")
+    for row in rows:
+        table.add_row(*(column.text(row) for column in shown))
+    return table
 
 
 if __name__ == "__main__":

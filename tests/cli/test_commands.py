@@ -166,5 +166,5 @@ def test_a_killed_study_goes_on_with_the_next_variant(folder: Path) -> None:
     assert "softmax: fine-tuned before" in ended.stderr
     assert record.read_bytes() == before
     lines = (folder / "studies/digits/results.jsonl").read_bytes().splitlines()
-    assert [json.loads(line)["cell"]["model"]["attention"] for line in lines] == ["softmax", "linformer"]
+    assert [json.loads(line)["cell"]["model"]["swaps"][0]["attention"] for line in lines] == ["softmax", "linformer"]
     assert (folder / "studies/digits/report/report.html").is_file()

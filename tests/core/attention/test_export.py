@@ -9,8 +9,9 @@ from attention_layers import VARIANTS, geometry_of, layer_of, tokens_of, unsettl
 REFUSED = {"Resize", "ScatterElements", "ScatterND", "CumSum", "Einsum", "NonZero", "Unique", "ReduceLogSumExp"}
 
 
+@pytest.mark.parametrize("opset", [20, 23])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_exported_layer_gives_the_same_at_another_batch_size(name: str) -> None:
+def test_exported_layer_gives_the_same_at_another_batch_size(name: str, opset: int) -> None:
     geometry = geometry_of((5, 7), 2)  # windows are padded here
     layer = layer_of(name, geometry)
     unsettle(layer)
@@ -18,7 +19,7 @@ def test_exported_layer_gives_the_same_at_another_batch_size(name: str) -> None:
         layer,
         (tokens_of(geometry, batch=2),),
         dynamo=True,
-        opset_version=20,
+        opset_version=opset,
         verbose=False,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
