@@ -13,9 +13,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from effvit.attention.base import Geometry, InheritedAttention, is_linear
+from effvit.attention.base import Geometry, InheritedAttention
 from effvit.errors import UnavailableError, UnknownNameError, UnsupportedError, UsageError
 from effvit.hub import hub_answers_or_cache_only
+from effvit.unprojected import is_linear
 
 SUPPORTED = (
     "timm Vision Transformers whose blocks hold timm.layers.attention.Attention (ViT, DeiT, DINOv2, CLIP, SigLIP)"

@@ -19,7 +19,7 @@ class Geometry:
     """The tokens one attention layer sees: `prefix_tokens`, then a `grid` = (rows, columns) of patches, row by row.
 
     Of the patches, `merged` were merged into others by the blocks before; what is left of them is no grid any more.
-    `linear` says that the layer's projections may be multiplied into each other: see `is_linear`.
+    `linear` says that the layer's projections may be multiplied into others: see `effvit/unprojected.py`.
     """
 
     dim: int
@@ -123,37 +123,6 @@ def projection_macs(geometry: Geometry, key_tokens: int | None = None) -> int:
     return 2 * width * geometry.tokens + 2 * width * keys
 
 
-def is_linear(layer: nn.Module) -> bool:
-    """Return whether nothing but matrix products is between a layer's input and its scores, and on the way out.
-
-    No norm of q, k or the mixed values, no gate, no dropout of the weights.
-    """
-    between = (layer.q_norm, layer.k_norm, layer.norm)
-    # timm's layer has had an output gate since 2026; its dropout is a module, ours a number.
-    dropout = layer.attn_drop.p if isinstance(layer, Attention) else layer.dropout
-    plain = getattr(layer, "gate", None) is None and not dropout
-    return plain and all(isinstance(module, nn.Identity) for module in between)
-
-
-# Its additional products are small, and small products run at a lower rate: with 8 % fewer MACs (197 tokens of width
-# 384, 50 keys) a layer was slower, with 23 % (577 tokens) faster.
-WORTH_A_DETOUR = 0.85
-
-
-def unprojected_macs(geometry: Geometry, few: int) -> int:
-    """Return the MACs of attention between all tokens and `few` others without projecting the tokens, both ways in.
-
-    The two projections' slices times the few vectors, and the products of both results with all tokens.
-    """
-    return 2 * few * geometry.attention_dim * geometry.dim + 2 * geometry.tokens * geometry.heads * few * geometry.dim
-
-
-def saves_projecting(geometry: Geometry, few: int) -> bool:
-    """Return whether to leave the tokens unprojected: where that takes clearly fewer MACs than attending to `few`."""
-    projected = 2 * geometry.tokens * geometry.attention_dim * (geometry.dim + few)
-    return geometry.linear and unprojected_macs(geometry, few) < WORTH_A_DETOUR * projected
-
-
 class InheritedAttention(nn.Module):
     """A timm attention layer with the mixing of tokens left open.
 
@@ -213,23 +182,21 @@ class InheritedAttention(nn.Module):
 
     def project_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return q, k, v, each `(batch, heads, tokens, head_dim)`, with qk-norm applied."""
-        q, k, v = self._split_heads(self.qkv(x), 3)
+        q, k, v = self.split_heads(self.qkv(x), 3)
         return self.q_norm(q), self.k_norm(k), v
 
-    def project_queries(self, x: Tensor) -> Tensor:
-        """Return q alone, `(batch, heads, tokens, head_dim)`, with qk-norm applied."""
-        width = self.heads * self.head_dim
-        bias = self.qkv.bias
-        (q,) = self._split_heads(F.linear(x, self.qkv.weight[:width], None if bias is None else bias[:width]), 1)
-        normed: Tensor = self.q_norm(q)
-        return normed
+    def project_apart(self, x: Tensor, few: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q of the tokens `x`, and k and v of other tokens, each as from `project_qkv`."""
+        # Split once: the gradient of a slice is as large as the whole weight, for every slice again.
+        query, key_value = self.split_projection(1, 2)
+        (q,), (k, v) = self.split_heads(F.linear(x, *query), 1), self.split_heads(F.linear(few, *key_value), 2)
+        return self.q_norm(q), self.k_norm(k), v
 
-    def project_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return k and v alone, each `(batch, heads, tokens, head_dim)`, with qk-norm applied."""
-        width = self.heads * self.head_dim
-        bias = self.qkv.bias
-        k, v = self._split_heads(F.linear(x, self.qkv.weight[width:], None if bias is None else bias[width:]), 2)
-        return self.k_norm(k), v
+    def split_projection(self, *parts: int) -> list[tuple[Tensor, Tensor | None]]:
+        """Return weight and bias of the joint projection in pieces, which are `parts` of q, k and v: (1, 2), say."""
+        rows = [part * self.heads * self.head_dim for part in parts]
+        biases = [None] * len(parts) if self.qkv.bias is None else self.qkv.bias.split(rows)
+        return list(zip(self.qkv.weight.split(rows), biases, strict=True))
 
     def project_out(self, mixed: Tensor, x: Tensor) -> Tensor:
         """Return the layer's output, `(batch, tokens, dim)`, from what `mix` returned and the layer's input."""
@@ -243,79 +210,11 @@ class InheritedAttention(nn.Module):
         """Return softmax attention of q over k, v; the numbers of queries and keys may differ."""
         return F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
 
-    def attend_unprojected(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return the layer's output from tokens that were not projected to queries, over few keys.
-
-        (x W) kᵀ = x (W kᵀ), and the same on the way out: both projections are multiplied into the few keys and values,
-        and neither queries nor mixed values are ever made. Only for layers that are linear.
-
-        Args:
-            x: `(batch, tokens, dim)`.
-            k: `(batch, heads, keys, head_dim)`.
-            v: As `k`.
-
-        Returns:
-            `(batch, tokens, dim)`.
-        """
-        query_weight, _, _ = self._weights_by_head(self.qkv.weight)
-        scaled = k * self.scale
-        keys = _times_own(scaled, query_weight).flatten(1, 2)  # (batch, heads * keys, dim)
-        bias = None
-        if self.qkv.bias is not None:
-            query_bias, _, _ = self._weights_by_head(self.qkv.bias)
-            bias = (scaled * query_bias[:, None]).sum(dim=-1).flatten(1)[:, None]
-        scores = _products(x, keys.mT, bias)
-        weights = scores.unflatten(2, (self.heads, -1)).softmax(dim=-1).flatten(2)  # (batch, tokens, heads * keys)
-        values = _times_own(v, self.proj.weight.mT.unflatten(0, (self.heads, -1))).flatten(1, 2)
-        out: Tensor = self.proj_drop(_products(weights, values, self.proj.bias))
-        return out
-
-    def gather_unprojected(self, q: Tensor, x: Tensor) -> Tensor:
-        """Return what few queries gather of all tokens, `(batch, heads, queries, head_dim)`.
-
-        As `attend_unprojected`, the other way round. The bias of the keys adds the same to all scores of a query, which
-        softmax divides out; that of the values is added in the end, since weights sum to 1.
-
-        Args:
-            q: `(batch, heads, queries, head_dim)`.
-            x: `(batch, tokens, dim)`.
-        """
-        _, key_weight, value_weight = self._weights_by_head(self.qkv.weight)
-        scores = _times_own(q * self.scale, key_weight).flatten(1, 2) @ x.mT  # (batch, heads * queries, tokens)
-        v = _times_own((scores.softmax(dim=-1) @ x).unflatten(1, (self.heads, -1)), value_weight.mT)
-        if self.qkv.bias is None:
-            return v
-        _, _, value_bias = self._weights_by_head(self.qkv.bias)
-        return v + value_bias[:, None].to(v.dtype)
-
-    def _weights_by_head(self, packed: Tensor) -> tuple[Tensor, ...]:
-        """Return weight or bias of q, k and v, each `(heads, head_dim, ...)`."""
-        parts: tuple[Tensor, ...] = packed.unflatten(0, (3, self.heads, self.head_dim)).unbind(0)
-        return parts
-
-    def _split_heads(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
+    def split_heads(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Return each of the `parts` that were projected at once, `(batch, heads, tokens, head_dim)`."""
         batch, tokens, _ = packed.shape
         # (parts, batch, heads, tokens, head_dim): timm packs q, k, v outermost, heads next
         return packed.reshape(batch, tokens, parts, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-
-
-def _times_own(vectors: Tensor, matrices: Tensor) -> Tensor:
-    """Return the vectors of each head times the matrix of that head, `(batch, heads, count, columns)`.
-
-    Args:
-        vectors: `(batch, heads, count, rows)`.
-        matrices: `(heads, rows, columns)`.
-    """
-    batch, _, count, _ = vectors.shape
-    # One product a head, not one an image and head, for which the matrices would be copied.
-    products = vectors.transpose(0, 1).flatten(1, 2) @ matrices
-    by_image: Tensor = products.unflatten(1, (batch, count)).transpose(0, 1)
-    return by_image
-
-
-def _products(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
-    """Return `left @ right` for every image, plus a bias that is broadcast; under autocast all in one type."""
-    return left @ right if bias is None else torch.baddbmm(bias, left, right)
 
 
 def half_grid_side(grid: tuple[int, int], at_most: int) -> int:

@@ -15,14 +15,12 @@ from effvit.attention.base import (
     Geometry,
     InheritedAttention,
     average_pooling,
-    is_linear,
     pooled_grid,
     projection_macs,
     require_at_least,
     resolve_pool,
-    saves_projecting,
-    unprojected_macs,
 )
+from effvit.unprojected import attend_unprojected, is_linear, saves_projecting, unprojected_macs
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +56,21 @@ class LinformerAttention(InheritedAttention):
         self.compression = nn.Parameter(pooling.to(donor.qkv.weight))  # (pooled patches, patches)
 
     def transform(self, x: Tensor) -> Tensor:
-        if is_linear(self) and saves_projecting(self.geometry, _keys(self.geometry, self.options)):
-            return self.attend_unprojected(x, *self.compress(x))
-        return super().transform(x)
+        if not (is_linear(self) and saves_projecting(self.geometry, _keys(self.geometry, self.options))):
+            return super().transform(x)
+        query, key_value = self.split_projection(1, 2)
+        k, v = self.split_heads(F.linear(self.compress(x), *key_value), 2)
+        out: Tensor = self.proj_drop(attend_unprojected(x, k, v, query, self.proj))
+        return out
 
     def mix(self, x: Tensor) -> Tensor:
-        return self.attend(self.project_queries(x), *self.compress(x))
+        return self.attend(*self.project_apart(x, self.compress(x)))
 
-    def compress(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of the prefix tokens and the compressed patches, `(batch, heads, keys, head_dim)`."""
+    def compress(self, x: Tensor) -> Tensor:
+        """Return the prefix tokens and the compressed patches of `x`, `(batch, keys, dim)`."""
         prefix = self.geometry.prefix_tokens
         compressed = self.compression @ x[:, prefix:]  # (batch, pooled patches, dim)
-        return self.project_keys_values(torch.cat([x[:, :prefix], compressed], dim=1) if prefix else compressed)
+        return torch.cat([x[:, :prefix], compressed], dim=1) if prefix else compressed
 
     def resize(self, geometry: Geometry) -> None:
         """Carry the compression over to another grid, in place; the sum of every row is kept.

@@ -7,18 +7,23 @@ from dataclasses import dataclass
 import torch
 from timm.layers.attention import Attention
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from effvit.attention.base import (
     AttentionMacs,
     AttentionVariant,
     Geometry,
     InheritedAttention,
-    is_linear,
     landmark_pooling,
     pooled_grid,
     projection_macs,
     require_at_least,
     resolve_pool,
+)
+from effvit.unprojected import (
+    attend_unprojected,
+    gather_unprojected,
+    is_linear,
     saves_projecting,
     unprojected_macs,
 )
@@ -71,8 +76,12 @@ class NystromformerAttention(InheritedAttention):
         if not (is_linear(self) and saves_projecting(self.geometry, len(self.landmarks))):
             return super().transform(x)
         # Rows of the pooling sum to 1, so the landmarks of queries and keys are those of the tokens, projected.
-        q, k, _ = self.project_qkv(self.landmarks @ x)
-        return self.attend_unprojected(x, k, self._solve(q, k, self.gather_unprojected(q, x)))
+        query, key, value = self.split_projection(1, 1, 1)
+        tokens = self.landmarks @ x
+        q, k = (self.split_heads(F.linear(tokens, *part), 1)[0] for part in (query, key))
+        solved = self._solve(q, k, gather_unprojected(q, x, key, value))
+        out: Tensor = self.proj_drop(attend_unprojected(x, k, solved, query, self.proj))
+        return out
 
     def mix(self, x: Tensor) -> Tensor:
         q, k, v = self.project_qkv(x)
@@ -129,7 +138,7 @@ def macs(geometry: Geometry, options: NystromformerOptions) -> AttentionMacs:
     inverse = 4 * options.iterations * landmarks**3 * geometry.heads + 2 * landmarks**2 * geometry.attention_dim
     if saves_projecting(geometry, landmarks):
         pooling = landmarks * geometry.tokens * geometry.dim
-        projected = 3 * landmarks * geometry.dim * geometry.attention_dim
+        projected = 2 * landmarks * geometry.dim * geometry.attention_dim
         return AttentionMacs(projected, pooling + 2 * unprojected_macs(geometry, landmarks) + inverse)
     pooling = 2 * landmarks * geometry.tokens * geometry.attention_dim
     attention = 4 * landmarks * geometry.tokens * geometry.attention_dim

@@ -69,8 +69,7 @@ class SpatialReductionAttention(InheritedAttention):
     def mix(self, x: Tensor) -> Tensor:
         prefix = self.geometry.prefix_tokens
         reduced = self.reduce(x[:, prefix:])
-        k, v = self.project_keys_values(torch.cat([x[:, :prefix], reduced], dim=1) if prefix else reduced)
-        return self.attend(self.project_queries(x), k, v)
+        return self.attend(*self.project_apart(x, torch.cat([x[:, :prefix], reduced], dim=1) if prefix else reduced))
 
     def reduce(self, patches: Tensor) -> Tensor:
         """Return one token for every cell, `(batch, cells, dim)`, of `(batch, patches, dim)`."""

@@ -8,8 +8,8 @@ import torch
 from attention_layers import APPROXIMATE, VARIANTS, donor_of, geometry_of, layer_of, tokens_of, unsettle
 from torch import nn
 
-from effvit.attention.base import saves_projecting
 from effvit.errors import UnsupportedError, UsageError
+from effvit.unprojected import saves_projecting
 
 NON_SQUARE = geometry_of((5, 7), 2)
 
