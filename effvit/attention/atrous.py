@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -132,44 +133,37 @@ class AtrousAttention(InheritedAttention):
 
     def mix(self, x: Tensor) -> Tensor:
         prefix = self.geometry.prefix_tokens
-        q, k, v = self.project_qkv(x)
-        patches = self._mix_patches(q[:, :, prefix:] * self.scale, k, v, self.level_gate(x[:, prefix:]))
+        batch, count, _ = x.shape
+        # q, k and v move into windows together, as heads of one tensor; the norms come after, each window's own.
+        packed = self.qkv(x).reshape(batch, count, 3 * self.heads, self.head_dim).transpose(1, 2)
+        levels = [self._mix_level(packed[:, :, prefix:], level) for level in range(self.options.levels)]
+        gate = self.level_gate(x[:, prefix:]).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        masses = torch.cat([mass for _, mass in levels], dim=-1) + gate  # (batch, heads, patches, levels)
         if not prefix:
-            return patches
+            return _joined([values for values, _ in levels], masses)
+        q, k, v = packed.chunk(3, dim=1)
+        q, k = self.q_norm(q), self.k_norm(k)
+        # Keys of every window: their scores are computed once, and counted with the gates of all levels.
+        weights, mass = _softmax_and_mass(q[:, :, prefix:] * self.scale @ k[:, :, :prefix].mT)
+        masses = torch.cat([masses, mass + _log_sum_exp(gate)], dim=-1)
+        patches = _joined([*(values for values, _ in levels), weights @ v[:, :, :prefix]], masses)
         # Joined token by token, as both lie in memory and as the output projection reads them.
         own = self.attend(q[:, :, :prefix], k, v)
         return torch.cat([own.transpose(1, 2), patches.transpose(1, 2)], dim=1).transpose(1, 2)
 
-    def _mix_patches(self, q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
-        """Return the mixed values of the patches, `(batch, heads, patches, head_dim)`.
+    def _mix_level(self, packed: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Return the patches' values mixed within the windows of one level, and the log of their softmax mass.
 
         Args:
-            q: Scaled queries of the patches, `(batch, heads, patches, head_dim)`.
-            k: Keys of all tokens, `(batch, heads, tokens, head_dim)`.
-            v: As `k`.
-            gate: `(batch, patches, heads * levels)`.
-        """
-        prefix = self.geometry.prefix_tokens
-        # to the shape of the masses: (levels, batch, heads, patches, 1)
-        gate = gate.reshape(*gate.shape[:2], self.heads, -1).permute(3, 0, 2, 1)[..., None]
-        parts = [self._mix_level(q, k[:, :, prefix:], v[:, :, prefix:], level) for level in range(len(gate))]
-        masses = [mass + bias for (_, mass), bias in zip(parts, gate.unbind(0), strict=True)]
-        if prefix:
-            # Keys of every window: their scores are computed once, and counted with the gates of all levels.
-            weights, mass = _softmax_and_mass(q @ k[:, :, :prefix].mT)
-            parts.append((weights @ v[:, :, :prefix], mass))
-            masses.append(mass + _log_sum_exp(gate))
-        shares = torch.stack(masses).softmax(dim=0).to(v.dtype)
-        mixed = shares[0] * parts[0][0]
-        for share, (values, _) in zip(shares[1:], parts[1:], strict=True):
-            mixed = torch.addcmul(mixed, share, values)
-        return mixed
+            packed: q, k and v of the patches, `(batch, 3 * heads, patches, head_dim)`, before their norms.
+            level: Index of the dilation.
 
-    def _mix_level(self, q: Tensor, k: Tensor, v: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Return the patches' values mixed within the windows of one level, and the log of their softmax mass."""
+        Returns:
+            `(batch, heads, patches, head_dim)` and `(batch, heads, patches, 1)`.
+        """
         dilation = self.tiling.dilations[level]
-        q, k, v = (into_windows(tokens, self.tiling, dilation) for tokens in (q, k, v))
-        scores = q @ k.mT
+        q, k, v = into_windows(packed, self.tiling, dilation).chunk(3, dim=1)
+        scores = (self.q_norm(q) * self.scale) @ self.k_norm(k).mT
         if self.padding is not None:
             scores = scores + self.padding[level]
         weights, mass = _softmax_and_mass(scores)
@@ -187,6 +181,20 @@ class AtrousAttention(InheritedAttention):
         self.register_buffer("padding", padding, persistent=False)
 
 
+def _joined(parts: Sequence[Tensor], masses: Tensor) -> Tensor:
+    """Return the values of all parts, `(batch, heads, patches, head_dim)`, each weighed by its share of the masses.
+
+    Args:
+        parts: As many values as masses.
+        masses: `(batch, heads, patches, parts)`, logarithms.
+    """
+    shares = masses.softmax(dim=-1).to(parts[0].dtype).split(1, dim=-1)
+    mixed: Tensor = shares[0] * parts[0]
+    for share, values in zip(shares[1:], parts[1:], strict=True):
+        mixed = torch.addcmul(mixed, share, values)
+    return mixed
+
+
 def _softmax_and_mass(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return the softmax over keys in the type of `scores`, and the log-sum-exp, `(..., 1)`, in single precision.
 
@@ -201,9 +209,9 @@ def _softmax_and_mass(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_sum_exp(levels: Tensor) -> Tensor:
-    """Return the log-sum-exp over the first dimension, in operators that every runtime computes safely."""
-    largest = levels.amax(dim=0)
-    return largest + (levels - largest).exp().sum(dim=0).log()
+    """Return the log-sum-exp over the last dimension, which stays, in operators that every runtime computes safely."""
+    largest = levels.amax(dim=-1, keepdim=True)
+    return largest + (levels - largest).exp().sum(dim=-1, keepdim=True).log()
 
 
 def into_windows(tokens: Tensor, tiling: Tiling, dilation: int, padding: float = 0.0) -> Tensor:
@@ -225,8 +233,9 @@ def out_of_windows(windows: Tensor, tiling: Tiling, dilation: int) -> Tensor:
     row_blocks, high, _, column_blocks, wide, _ = tiling.blocks(dilation)
     blocks = windows.reshape(batch, heads, row_blocks, dilation, column_blocks, dilation, high, wide, width)
     maps: Tensor = blocks.permute(0, 2, 6, 3, 4, 7, 5, 1, 8).reshape(batch, *tiling.padded, heads, width)
-    patches: Tensor = maps[:, : tiling.grid[0], : tiling.grid[1]].flatten(1, 2).transpose(1, 2)
-    return patches
+    if tiling.padded != tiling.grid:
+        maps = maps[:, : tiling.grid[0], : tiling.grid[1]]
+    return maps.flatten(1, 2).transpose(1, 2)
 
 
 def resolve(options: AtrousOptions, geometry: Geometry) -> AtrousOptions:
