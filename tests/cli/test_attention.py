@@ -60,8 +60,9 @@ def test_json_holds_options_and_counts(effvit: Effvit) -> None:
     assert found["options"] == [{"name": "pool", "default": None, "resolved": 2}]
     (promise,) = found["promises"]
     ours, theirs = promise["bill"], promise["exact"]
-    # 6 blocks, 101 tokens of width 64, 1 + 4 keys: compression, and both attention products
-    assert ours["cost"]["core_macs"] == 6 * (4 * 100 * 64 + 2 * 101 * 5 * 64)
+    # 6 blocks, 101 tokens of width 64, 2 heads with 1 + 4 keys: compression, two projections of the keys and values, and
+    # both products with tokens that are left unprojected
+    assert ours["cost"]["core_macs"] == 6 * (4 * 100 * 64 + 2 * 5 * 64 * 64 + 2 * 101 * 2 * 5 * 64)
     assert promise["macs_ratio"] == pytest.approx(theirs["cost"]["macs"] / ours["cost"]["macs"])
     assert 0 < ours["layer_bytes"] < theirs["layer_bytes"]
 
@@ -87,7 +88,7 @@ def test_json_without_a_name_is_a_list_of_all(effvit: Effvit) -> None:
         (["softmax", *QUICK, "--attn-option", "pool=7"], "softmax attention has no options", "leave the option out"),
         (["performer", "--model", "resnet18"], "resnet18 is not supported", "choose one of the timm Vision"),
         (["--attn-option", "pool=7"], "options belong to one variant", "write `effvit attention NAME`"),
-        ([""], "there is no attention variant named ''", "choose one of: atrous"),
+        ([""], "there is no attention variant named ''", "choose one of: agent, atrous"),
     ],
 )
 def test_what_cannot_be_shown_is_one_sentence_and_a_hint(
