@@ -60,8 +60,8 @@ def test_json_holds_options_and_counts(effvit: Effvit) -> None:
     assert found["options"] == [{"name": "pool", "default": None, "resolved": 2}]
     (promise,) = found["promises"]
     ours, theirs = promise["bill"], promise["exact"]
-    # 6 blocks, 101 tokens of width 64, 2 heads with 1 + 4 keys: compression, two projections of the keys and values, and
-    # both products with tokens that are left unprojected
+    # 6 blocks, 101 tokens of width 64, 2 heads with 1 + 4 keys: compression, two projections of the keys and values,
+    # and both products with tokens that are left unprojected
     assert ours["cost"]["core_macs"] == 6 * (4 * 100 * 64 + 2 * 5 * 64 * 64 + 2 * 101 * 2 * 5 * 64)
     assert promise["macs_ratio"] == pytest.approx(theirs["cost"]["macs"] / ours["cost"]["macs"])
     assert 0 < ours["layer_bytes"] < theirs["layer_bytes"]
