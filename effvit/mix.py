@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from effvit.errors import UsageError
 from effvit.spec import OptionValue, Swap
@@ -71,7 +71,7 @@ def _blocks_by_variant(parts: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _with_options(
-    layers: dict[str, Sequence[int] | None] | dict[str, list[int]], options: Sequence[tuple[str, OptionValue]]
+    layers: Mapping[str, Sequence[int] | None], options: Sequence[tuple[str, OptionValue]]
 ) -> tuple[Swap, ...]:
     given: dict[str, list[tuple[str, OptionValue]]] = {name: [] for name in layers}
     for name, value in options:

@@ -145,6 +145,7 @@ class AtrousAttention(InheritedAttention):
         q, k = self.q_norm(q), self.k_norm(k)
         # Keys of every window: their scores are computed once, and counted with the gates of all levels.
         weights, mass = _softmax_and_mass(q[:, :, prefix:] * self.scale @ k[:, :, :prefix].mT)
+        weights = F.dropout(weights, self.dropout, self.training)
         masses = torch.cat([masses, mass + _log_sum_exp(gate)], dim=-1)
         patches = _joined([*(values for values, _ in levels), weights @ v[:, :, :prefix]], masses)
         # Joined token by token, as both lie in memory and as the output projection reads them.

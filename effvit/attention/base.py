@@ -49,8 +49,8 @@ class AttentionMacs:
     """Multiply-accumulates of one layer for one image.
 
     `projections` are the matrix products with learned `dim x dim` weights (q, k, v, output); `core` is all the rest:
-    what would vanish if mixing tokens were free. A donor's output gate is in neither: no mechanism changes what it
-    costs, so `cost_of` adds it.
+    what would vanish if mixing tokens were free, and the products that leave tokens unprojected. A donor's output gate
+    is in neither: no mechanism changes what it costs, so `cost_of` adds it.
     """
 
     projections: int
@@ -193,7 +193,10 @@ class InheritedAttention(nn.Module):
         return self.q_norm(q), self.k_norm(k), v
 
     def split_projection(self, *parts: int) -> list[tuple[Tensor, Tensor | None]]:
-        """Return weight and bias of the joint projection in pieces, which are `parts` of q, k and v: (1, 2), say."""
+        """Return weight and bias of the joint projection in pieces, which are `parts` of q, k and v: (1, 2), say.
+
+        Weights are `(part * heads * head_dim, dim)`, biases `(part * heads * head_dim,)` or None.
+        """
         rows = [part * self.heads * self.head_dim for part in parts]
         biases = [None] * len(parts) if self.qkv.bias is None else self.qkv.bias.split(rows)
         return list(zip(self.qkv.weight.split(rows), biases, strict=True))

@@ -43,7 +43,8 @@ class LinformerAttention(InheritedAttention):
 
     Compressing the tokens before projecting them to keys and values gives the same as compressing keys and values
     (the projection is linear, and its bias survives because the rows of the compression sum to 1), but projects only
-    the few compressed tokens. One matrix serves keys, values and all heads: the paper's key-value sharing.
+    the few compressed tokens. One matrix serves keys, values and all heads: the paper's key-value sharing. Where so few
+    keys save it, the tokens that ask are left unprojected, too.
 
     Source:
         Wang et al. 2020, equation 7, https://arxiv.org/abs/2006.04768

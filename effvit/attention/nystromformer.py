@@ -52,8 +52,9 @@ class NystromformerOptions:
 class NystromformerAttention(InheritedAttention):
     """Attention as (tokens to landmarks) x (landmarks to landmarks)⁺ x (landmarks to tokens).
 
-    The right pair of factors meets the values first, so both outer factors are fused attention calls and no matrix of
-    tokens x landmarks is ever stored. The paper's convolution of the values is left out: it is meant for sequences.
+    The right pair of factors meets the values first. Where few landmarks save it, tokens are left unprojected; else
+    both outer factors are fused attention calls. The paper's convolution of the values is left out: it is meant for
+    sequences.
 
     Source:
         Xiong et al. 2021, equations 13 and 14, https://arxiv.org/abs/2102.03902

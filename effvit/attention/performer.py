@@ -87,7 +87,7 @@ def _key_features(k: Tensor, directions: Tensor) -> Tensor:
     # their mean the keys are short, and the variance of the estimate grows exponentially with their length.
     k = k - k.mean(dim=-2, keepdim=True)
     half_squares = k.square().sum(dim=-1, keepdim=True) * (0.5 * k.shape[-1] ** -0.5)
-    # In place, here and below: in fresh memory these passes take twice as long, and no gradient needs the old values.
+    # In place, here and below: fresh memory for every pass costs time and space, and no gradient needs the old values.
     exponents = (k @ directions).sub_(half_squares)
     # The greatest exponent of an image and head, |k|²/2 included, becomes 0: the largest feature is 1 and none
     # overflows. A maximum over the batch would let one image change the floor of another.

@@ -117,3 +117,11 @@ def test_dropout_acts_in_training_alone() -> None:
     assert torch.equal(layer(x), layer(x))
     layer.train()
     assert not torch.equal(layer(x), layer(x))
+
+
+def test_dropout_reaches_the_weights_of_prefix_tokens_too() -> None:
+    geometry = geometry_of((4, 6), 2)
+    layer = layer_of("atrous", geometry, donor_of(geometry, attn_drop=1.0)).train()
+    patches = layer(tokens_of(geometry))[:, 2:]
+    # Nothing but the bias of the output projection is left of a patch.
+    torch.testing.assert_close(patches, layer.get_parameter("proj.bias").expand_as(patches))
