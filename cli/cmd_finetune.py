@@ -18,6 +18,7 @@ from effvit.cli.options import (
 from effvit.cli.output import CountingBar, hint, progress_bars, say, write_json
 from effvit.errors import UsageError
 from effvit.mix import parse_blocks, parse_mix
+from effvit.spec import BASELINE
 
 
 def finetune(
@@ -31,7 +32,7 @@ def finetune(
             metavar="NAME|MIX",
             help="attention variant, see `effvit list attention`; a mix is written 0-3:atrous,4-11:linformer",
         ),
-    ] = "softmax",
+    ] = BASELINE,
     attn_option: Annotated[
         list[str] | None,
         typer.Option(

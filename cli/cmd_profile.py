@@ -24,6 +24,7 @@ from effvit.cli.options import (
 )
 from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
 from effvit.errors import CellsFailedError
+from effvit.spec import BASELINE
 
 if TYPE_CHECKING:
     from effvit.profiling.records import Outcome
@@ -111,7 +112,7 @@ def profile(
         display.close()
     show_outcomes(outcomes, json=json)
     say(f"results: {results}")
-    if not any(one.record.spec.attention == "softmax" for one in chosen):
+    if not any(one.record.spec.attention == BASELINE for one in chosen):
         hint(_advise_baseline(chosen, find_runs(runs)))
     raise_if_unfinished(outcomes)
 
@@ -120,7 +121,7 @@ def _advise_baseline(chosen: Sequence[Run], known: Sequence[Run]) -> str:
     """Return how to see what the chosen runs gain over softmax: with a run that there is, or one to be made."""
     backbone = chosen[0].record.spec.backbone
     names = " ".join(run.name for run in chosen)
-    alike = [run for run in known if run.record.spec.attention == "softmax" and run.record.spec.backbone == backbone]
+    alike = [run for run in known if run.record.spec.attention == BASELINE and run.record.spec.backbone == backbone]
     if alike:
         return (
             f"to see what they gain, measure a softmax run beside them: `effvit profile {names} {alike[-1].name} ...`"

@@ -22,6 +22,7 @@ from effvit.cli.options import (
 from effvit.cli.output import CountingBar, progress_bars, say
 from effvit.errors import UsageError
 from effvit.mix import parse_mix
+from effvit.spec import BASELINE
 
 # Many cells, and rounds of each: half of what a single `effvit profile` takes for one.
 STUDY_LEAST_S = 0.5
@@ -111,7 +112,7 @@ def study(
         data=images.name,
         fingerprint=images.fingerprint,
         # The baseline first: it is what everything else is held against, and the first thing to go wrong visibly.
-        attentions=tuple(sorted(dict.fromkeys(attentions), key=lambda name: (name != "softmax", name))),
+        attentions=tuple(sorted(dict.fromkeys(attentions), key=lambda name: (name != BASELINE, name))),
         model=model,
         weights=weights,
         trained=trained[0],

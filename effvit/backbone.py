@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effvit.attention.base import Geometry, InheritedAttention
-from effvit.errors import UnavailableError, UnknownNameError, UnsupportedError, UsageError
+from effvit.errors import UnavailableError, UnknownNameError, UnsupportedError, UsageError, first_line
 from effvit.hub import hub_answers_or_cache_only
 from effvit.unprojected import is_linear
 
@@ -86,7 +86,7 @@ def _create_pretrained(name: str, arguments: dict[str, Any]) -> VisionTransforme
     # RuntimeError: there are none, or they do not fit. OSError: a failed download, a full disk.
     except (HfHubHTTPError, RuntimeError, SafetensorError, OSError) as error:
         raise UnavailableError(
-            f"timm could not load pretrained weights for {name}: {_first_line(error)}",
+            f"timm could not load pretrained weights for {name}: {first_line(error)}",
             "choose another model, or name a checkpoint with --weights PATH, or use --weights none",
         ) from error
 
@@ -194,7 +194,3 @@ def unallocated(name: str) -> VisionTransformer:
 
 def _unsupported(name: str, reason: str) -> UnsupportedError:
     return UnsupportedError(f"{name} is not supported: {reason}", f"choose one of the {SUPPORTED}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,7 +16,7 @@ from timm.models import clean_state_dict
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from effvit.errors import CheckpointError
+from effvit.errors import CheckpointError, first_line
 from effvit.storage import replacing
 
 CLASSIFIERS = ("head", "head_dist")
@@ -110,7 +110,7 @@ def converted_weights(model: nn.Module, tensors: dict[str, Tensor], source: str)
         converted = checkpoint_filter_fn(dict(tensors), model)  # type: ignore[arg-type]  # any ViT-like module will do
     except (RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise CheckpointError(
-            f"{source} cannot be converted for {type(model).__name__}: {_first_line(error)}",
+            f"{source} cannot be converted for {type(model).__name__}: {first_line(error)}",
             "name the model the checkpoint was trained as",
         ) from error
     return dict(converted)
@@ -145,7 +145,3 @@ def load_weights(
             )
     model.load_state_dict({name: tensor for name, tensor in tensors.items() if name in own}, strict=False)
     return fresh
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -130,3 +130,8 @@ class CellsFailedError(EffvitError):
     """A sweep went through, but not every cell was measured."""
 
     exit_code = 5
+
+
+def first_line(error: Exception) -> str:
+    """Return what another library's error says, as far as it fits into a sentence of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from effvit.errors import UnavailableError, UsageError
+from effvit.errors import UnavailableError, UsageError, first_line
 from effvit.huggingface_config import CONFIG, PROCESSOR, WEIGHT_FILES, shards_of
 
 HUB_PROBE_S = 5.0
@@ -116,12 +116,12 @@ def _errors_of(identifier: str) -> Iterator[None]:
             yield
     except HFValidationError as error:
         raise UsageError(
-            f"{identifier!r} does not name a checkpoint on the hub: {_first_line(error)}", "write hf:OWNER/NAME"
+            f"{identifier!r} does not name a checkpoint on the hub: {first_line(error)}", "write hf:OWNER/NAME"
         ) from error
     # HfHubHTTPError: no such repository or revision, or a private one. OSError: a failed download, a full disk.
     except (HfHubHTTPError, OSError) as error:
         raise UnavailableError(
-            f"the hub did not give {identifier}: {_first_line(error)}",
+            f"the hub did not give {identifier}: {first_line(error)}",
             "check the name, log in with `hf auth login` for a private one, or name a local folder with --weights PATH",
         ) from error
 
@@ -131,7 +131,3 @@ def _not_available(identifier: str) -> UnavailableError:
         f"the weights of {identifier} are not in the local cache, and the hub does not have them or cannot be reached",
         "connect to the internet once, or name a local folder with --weights PATH",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -24,11 +24,10 @@ from effvit.backbone import (
     set_resolution,
 )
 from effvit.cost import cost_of
-from effvit.spec import Cost, ModelSpec, OptionValue, Swap
+from effvit.spec import BASELINE, Cost, ModelSpec, OptionValue, Swap
 from effvit.surgery import pick_variant, replace_attention
 from effvit.traffic import traffic_bytes
 
-EXACT = "softmax"
 # What most of timm's models classify; the head is a small part of the cost whatever it is.
 IMAGENET_CLASSES = 1000
 
@@ -99,7 +98,7 @@ def prospects_of(
         UnknownNameError, UnsupportedError, UsageError: A name that does not exist, a value that does not fit.
     """
     variants = [pick_variant(name) for name in attentions]
-    exact = _bills(*_swapped(Swap(EXACT), backbone), resolutions)
+    exact = _bills(*_swapped(Swap(BASELINE), backbone), resolutions)
     return [_prospect(variant, backbone, options, exact) for variant in variants]
 
 

@@ -9,6 +9,8 @@ from enum import StrEnum
 from effvit.errors import UsageError
 
 OptionValue = int | float | str | bool | None
+BASELINE = "softmax"
+"""The exact attention that every other mechanism is held against, and learns from."""
 
 
 class Precision(StrEnum):

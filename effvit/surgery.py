@@ -15,7 +15,7 @@ from effvit.attention.base import AttentionVariant, Geometry, InheritedAttention
 from effvit.backbone import attention_layers, create_backbone, geometry_of
 from effvit.errors import UnknownNameError, UnsupportedError, UsageError
 from effvit.registry import discover, pick
-from effvit.spec import ModelSpec, OptionValue, Swap
+from effvit.spec import BASELINE, ModelSpec, OptionValue, Swap
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def replace_attention(model: VisionTransformer, swaps: Sequence[Swap]) -> Surger
 
 def variants_by_block(swaps: Sequence[Swap], depth: int) -> list[tuple[AttentionVariant, Any]]:
     """Return the variant and the parsed options of each of the model's `depth` blocks; exact attention by default."""
-    exact = pick_variant("softmax")
+    exact = pick_variant(BASELINE)
     blocks = [(exact, parse_options(exact, ()))] * depth
     for swap in swaps:
         variant = pick_variant(swap.attention)

@@ -20,11 +20,10 @@ from effvit.profiling.records import Outcome
 from effvit.profiling.sweep import Listener as SweepListener
 from effvit.profiling.sweep import run_sweep
 from effvit.run import RECORD, Run, open_run
-from effvit.spec import Precision, file_name
+from effvit.spec import BASELINE, Precision, file_name
 from effvit.storage import make_folder, write_atomically
 from effvit.weights import AUTO
 
-TEACHER = "softmax"
 SETTINGS, RESULTS, RUNS = "study.json", "results.jsonl", "runs"
 
 
@@ -71,10 +70,10 @@ def run_study(
         UsageError: The folder holds a study with other settings, or there is no softmax to teach the others.
         EffvitError: Any of the tree in errors.py; what was finished is in the folder.
     """
-    if study.transfer_epochs and study.attentions[0] != TEACHER:
+    if study.transfer_epochs and study.attentions[0] != BASELINE:
         raise UsageError(
-            f"attention transfer needs {TEACHER}, the teacher, before {', '.join(study.attentions)}",
-            f"add {TEACHER} to --attn, or leave --transfer-epochs out",
+            f"attention transfer needs {BASELINE}, the teacher, before {', '.join(study.attentions)}",
+            f"add {BASELINE} to --attn, or leave --transfer-epochs out",
         )
     _claim(folder, study)
     runs: list[Run] = []

@@ -30,7 +30,7 @@ def time_round(session: Session, *, samples: int, least_s: float, most_s: float,
     `most_s`, but for at least one. Warming up before every round brings caches, threads and clocks back to where a
     steady load has them: other workers ran in between.
     """
-    with _undisturbed():
+    with undisturbed():
         warmup = _warm_up(session, warmup_s)
         seconds: list[float] = []
         total = 0.0
@@ -60,7 +60,7 @@ def _warm_up(session: Session, least_s: float) -> int:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Keep Python's garbage collector out of the measurement."""
     gc.collect()
     gc.disable()

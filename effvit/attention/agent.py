@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from timm.layers.attention import Attention
 from torch import Tensor, nn
@@ -14,29 +12,14 @@ from effvit.attention.base import (
     AttentionVariant,
     Geometry,
     InheritedAttention,
+    PoolOptions,
     landmark_pooling,
-    pooled_grid,
+    pooled_tokens,
     projection_macs,
-    require_at_least,
     resolve_pool,
 )
 
 KERNEL = 3  # side of the convolution of the values, as in the paper
-
-
-@dataclass(frozen=True, slots=True)
-class AgentOptions:
-    """`pool` is the side of the grid of agents; None: half the grid's side, at most 7.
-
-    Raises:
-        UsageError: A pool below 1.
-    """
-
-    pool: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.pool is not None:
-            require_at_least("pool", self.pool, 1)
 
 
 class AgentAttention(InheritedAttention):
@@ -53,7 +36,7 @@ class AgentAttention(InheritedAttention):
 
     landmarks: Tensor
 
-    def __init__(self, geometry: Geometry, options: AgentOptions, donor: Attention) -> None:
+    def __init__(self, geometry: Geometry, options: PoolOptions, donor: Attention) -> None:
         super().__init__(geometry, donor)
         self.options = options
         weight = donor.qkv.weight
@@ -85,15 +68,14 @@ class AgentAttention(InheritedAttention):
         self.register_buffer("landmarks", placed.to(like), persistent=False)
 
 
-def build(geometry: Geometry, options: AgentOptions, donor: Attention) -> nn.Module:
+def build(geometry: Geometry, options: PoolOptions, donor: Attention) -> nn.Module:
     """Return a layer around the donor's modules with a new parameter, `value_convolution`."""
     return AgentAttention(geometry, options, donor)
 
 
-def macs(geometry: Geometry, options: AgentOptions) -> AttentionMacs:
+def macs(geometry: Geometry, options: PoolOptions) -> AttentionMacs:
     """Count pooling, both attention calls and the convolution."""
-    rows, columns = pooled_grid(options.pool, geometry.grid)
-    agents = geometry.prefix_tokens + rows * columns
+    agents = pooled_tokens(geometry, options.pool)
     pooling = agents * geometry.tokens * geometry.attention_dim
     attention = 4 * agents * geometry.tokens * geometry.attention_dim
     convolution = KERNEL**2 * geometry.patches * geometry.attention_dim
@@ -106,6 +88,6 @@ VARIANT = AttentionVariant(
     source="Han et al. 2023, section 3, https://arxiv.org/abs/2312.08874",
     build=build,
     macs=macs,
-    options=AgentOptions,
+    options=PoolOptions,
     resolve=resolve_pool,
 )

@@ -278,6 +278,27 @@ def _interval_overlap(size: int, cells: int) -> Tensor:
     return overlap.clamp(min=0) * (cells / size)
 
 
+def pooled_tokens(geometry: Geometry, pool: int | None) -> int:
+    """Return how many tokens are left where patches are pooled, prefix tokens included."""
+    rows, columns = pooled_grid(pool, geometry.grid)
+    return geometry.prefix_tokens + rows * columns
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """`pool` is the side of the grid that patches are pooled to; None: half the grid's side, at most 7.
+
+    Raises:
+        UsageError: A pool below 1.
+    """
+
+    pool: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.pool is not None:
+            require_at_least("pool", self.pool, 1)
+
+
 def landmark_pooling(geometry: Geometry, pool: int | None) -> Tensor:
     """Return the matrix that makes landmarks of all tokens, `(landmarks, tokens)`, float32.
 

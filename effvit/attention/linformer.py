@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from timm.layers.attention import Attention
 from torch import Tensor, nn
@@ -14,28 +12,14 @@ from effvit.attention.base import (
     AttentionVariant,
     Geometry,
     InheritedAttention,
+    PoolOptions,
     average_pooling,
     pooled_grid,
+    pooled_tokens,
     projection_macs,
-    require_at_least,
     resolve_pool,
 )
 from effvit.unprojected import attend_unprojected, is_linear, saves_projecting, unprojected_macs
-
-
-@dataclass(frozen=True, slots=True)
-class LinformerOptions:
-    """`pool` is the side of the grid of compressed tokens; None: half the grid's side, at most 7.
-
-    Raises:
-        UsageError: A pool below 1.
-    """
-
-    pool: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.pool is not None:
-            require_at_least("pool", self.pool, 1)
 
 
 class LinformerAttention(InheritedAttention):
@@ -50,14 +34,14 @@ class LinformerAttention(InheritedAttention):
         Wang et al. 2020, equation 7, https://arxiv.org/abs/2006.04768
     """
 
-    def __init__(self, geometry: Geometry, options: LinformerOptions, donor: Attention) -> None:
+    def __init__(self, geometry: Geometry, options: PoolOptions, donor: Attention) -> None:
         super().__init__(geometry, donor)
         self.options = options
         pooling = average_pooling(geometry.grid, pooled_grid(options.pool, geometry.grid))
         self.compression = nn.Parameter(pooling.to(donor.qkv.weight))  # (pooled patches, patches)
 
     def transform(self, x: Tensor) -> Tensor:
-        if not (is_linear(self) and saves_projecting(self.geometry, _keys(self.geometry, self.options))):
+        if not (is_linear(self) and saves_projecting(self.geometry, pooled_tokens(self.geometry, self.options.pool))):
             return super().transform(x)
         query, key_value = self.split_projection(1, 2)
         k, v = self.split_heads(F.linear(self.compress(x), *key_value), 2)
@@ -106,14 +90,14 @@ def _resample(maps: Tensor, before: tuple[int, int], after: tuple[int, int]) -> 
     return F.interpolate(images, size=after, mode="bicubic", antialias=True).flatten(1)
 
 
-def build(geometry: Geometry, options: LinformerOptions, donor: Attention) -> nn.Module:
+def build(geometry: Geometry, options: PoolOptions, donor: Attention) -> nn.Module:
     """Return a layer around the donor's modules with a new parameter, `compression`."""
     return LinformerAttention(geometry, options, donor)
 
 
-def macs(geometry: Geometry, options: LinformerOptions) -> AttentionMacs:
+def macs(geometry: Geometry, options: PoolOptions) -> AttentionMacs:
     """Count k and v projections of the kept tokens alone, the compression and attention, in whichever form is run."""
-    keys = _keys(geometry, options)
+    keys = pooled_tokens(geometry, options.pool)
     compression = (keys - geometry.prefix_tokens) * geometry.patches * geometry.dim
     if saves_projecting(geometry, keys):
         projected = 2 * keys * geometry.dim * geometry.attention_dim
@@ -122,17 +106,12 @@ def macs(geometry: Geometry, options: LinformerOptions) -> AttentionMacs:
     return AttentionMacs(projection_macs(geometry, keys), compression + attention)
 
 
-def _keys(geometry: Geometry, options: LinformerOptions) -> int:
-    rows, columns = pooled_grid(options.pool, geometry.grid)
-    return geometry.prefix_tokens + rows * columns
-
-
 VARIANT = AttentionVariant(
     name="linformer",
     summary="keys and values from a learned pooling of the patches",
     source="Wang et al. 2020, equation 7, https://arxiv.org/abs/2006.04768",
     build=build,
     macs=macs,
-    options=LinformerOptions,
+    options=PoolOptions,
     resolve=resolve_pool,
 )

@@ -14,8 +14,9 @@ from effvit.attention.base import (
     AttentionVariant,
     Geometry,
     InheritedAttention,
+    PoolOptions,
     landmark_pooling,
-    pooled_grid,
+    pooled_tokens,
     projection_macs,
     require_at_least,
     resolve_pool,
@@ -30,7 +31,7 @@ from effvit.unprojected import (
 
 
 @dataclass(frozen=True, slots=True)
-class NystromformerOptions:
+class NystromformerOptions(PoolOptions):
     """`pool` is the side of the grid of landmarks (None: half the grid's side, at most 7).
 
     `iterations` of the pseudo-inverse also regularise it: a weak direction grows 13/4-fold a step, so few steps leave
@@ -40,12 +41,11 @@ class NystromformerOptions:
         UsageError: A pool or a number of iterations below 1.
     """
 
-    pool: int | None = None
     iterations: int = 6
 
     def __post_init__(self) -> None:
-        if self.pool is not None:
-            require_at_least("pool", self.pool, 1)
+        # Not super(): dataclasses with slots are made anew, and the name would stand for the class they were made from.
+        PoolOptions.__post_init__(self)
         require_at_least("iterations", self.iterations, 1)
 
 
@@ -134,8 +134,7 @@ def build(geometry: Geometry, options: NystromformerOptions, donor: Attention) -
 
 def macs(geometry: Geometry, options: NystromformerOptions) -> AttentionMacs:
     """Count pooling, attention both ways, the landmarks' own and its inverse, in whichever form is run."""
-    rows, columns = pooled_grid(options.pool, geometry.grid)
-    landmarks = geometry.prefix_tokens + rows * columns
+    landmarks = pooled_tokens(geometry, options.pool)
     inverse = 4 * options.iterations * landmarks**3 * geometry.heads + 2 * landmarks**2 * geometry.attention_dim
     if saves_projecting(geometry, landmarks):
         pooling = landmarks * geometry.tokens * geometry.dim

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from effvit.profiling.report import quantities
 from effvit.profiling.report.quantities import ABSENT
-from effvit.profiling.report.rows import BASELINE, Context, Row
+from effvit.profiling.report.rows import Context, Row
+from effvit.spec import BASELINE
 
 LATENCY_SIGN = "*"
 MEMORY_SIGN = "+"

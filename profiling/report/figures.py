@@ -14,7 +14,8 @@ from typing import Any
 import altair as alt
 
 from effvit.profiling.report import display
-from effvit.profiling.report.rows import BASELINE, Row
+from effvit.profiling.report.rows import Row
+from effvit.spec import BASELINE
 
 # Okabe and Ito 2008, https://jfly.uni-koeln.de/color/ without black and yellow, which vanish on a dark or light page.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#A6761D")

@@ -17,7 +17,8 @@ from effvit.profiling import results
 from effvit.profiling.records import SCHEMA
 from effvit.profiling.report import display, quantities, summary
 from effvit.profiling.report.figures import FIGURES, Figure, drawable
-from effvit.profiling.report.rows import BASELINE, Row, contexts, variant_order
+from effvit.profiling.report.rows import Row, contexts, variant_order
+from effvit.spec import BASELINE
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,7 @@ from effvit.profiling.records import Evidence, Outcome
 from effvit.profiling.report import pareto
 from effvit.profiling.stats import Estimate
 from effvit.registry import discover
-from effvit.spec import Precision, Workload
-
-BASELINE = "softmax"
+from effvit.spec import BASELINE, Precision, Workload
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from effvit.profiling.report import display
-from effvit.profiling.report.rows import BASELINE, Context, Row, contexts
+from effvit.profiling.report.rows import Context, Row, contexts
+from effvit.spec import BASELINE
 
 
 @dataclass(frozen=True, slots=True)

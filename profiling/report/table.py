@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from effvit.profiling.metrics.base import Reading
 from effvit.profiling.report import display
-from effvit.profiling.report.rows import BASELINE, Row
+from effvit.profiling.report.rows import Row
+from effvit.spec import BASELINE
 
 _FACTS = (
     "attention", "variant", "options", "backbone", "run", "data", "backend", "precision", "batch",

@@ -11,7 +11,8 @@ from rich.text import Text
 from effvit.environment import Environment
 from effvit.profiling.report import display
 from effvit.profiling.report.display import Column
-from effvit.profiling.report.rows import BASELINE, Row
+from effvit.profiling.report.rows import Row
+from effvit.spec import BASELINE
 
 _MEASURED = ("latency p50", f"vs. {BASELINE}", "ceiling", "images/s", "peak memory", "top-1", "top-1 points")
 # What a narrow window loses, the dearest last.

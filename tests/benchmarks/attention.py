@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+from command import run_command
 from comparison import PARTS, Cell, Comparison, Mean, Part, Side, comparisons_of, means_of
 from contenders import (
     MODULES,
@@ -37,9 +38,9 @@ from turns import Pace, Pass, measure
 
 from effvit.attention.base import Geometry
 from effvit.cli.options import names_from_text
-from effvit.cli.output import progress_bars, report_error
+from effvit.cli.output import progress_bars
 from effvit.environment import Environment, capture_environment, package_version, usable_cores
-from effvit.errors import EffvitError, UnavailableError, UsageError
+from effvit.errors import UnavailableError, UsageError
 from effvit.profiling.report.quantities import ABSENT, ratio, si, size, spread
 from effvit.profiling.stats import Estimate
 from effvit.storage import write_atomically
@@ -65,18 +66,6 @@ class Report:
     means: tuple[Mean, ...]
     cells: tuple[Cell, ...]
     schema: str = SCHEMA
-
-
-def main() -> None:
-    """Run the benchmark; errors a user can cause end in one sentence and their exit code."""
-    arguments = _parser().parse_args()
-    # PyTorch's profiler, which reads memory on the CPU, would narrate every start and stop to stderr.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    try:
-        _run(arguments)
-    except EffvitError as error:
-        report_error(error)
-        sys.exit(error.exit_code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -283,4 +272,6 @@ def _refused(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    # PyTorch's profiler, which reads memory on the CPU, would narrate every start and stop to stderr.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    run_command(_parser(), _run)

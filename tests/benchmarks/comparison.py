@@ -12,8 +12,8 @@ from contenders import PEERS, PRODUCT
 from turns import Pass, Timed, paired_ratios, typical_ratio
 
 from effvit.profiling.stats import Estimate
+from effvit.spec import BASELINE
 
-BASELINE = "softmax"
 Part = Literal["whole layer", "core alone"]
 PARTS: tuple[Part, ...] = ("whole layer", "core alone")
 

@@ -12,7 +12,7 @@ from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from effvit.attention.base import Geometry, pooled_grid
+from effvit.attention.base import Geometry, pooled_tokens
 from effvit.attention.performer import PerformerOptions, favor_attention, orthogonal_features
 from effvit.errors import UnavailableError, UsageError
 from effvit.surgery import attention_variants, pick_variant
@@ -113,8 +113,7 @@ def geometry_of(dim: int, tokens: int) -> Geometry:
 
 def landmarks_of(geometry: Geometry) -> int:
     """Return how many keys our Linformer and landmarks our Nyströmformer have by default: 50 at 224 px."""
-    rows, columns = pooled_grid(None, geometry.grid)
-    return geometry.prefix_tokens + rows * columns
+    return pooled_tokens(geometry, None)
 
 
 def layer_contenders(geometry: Geometry, setting: Setting) -> list[Contender]:

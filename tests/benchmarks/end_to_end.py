@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from command import run_command
 from results import markdown_of, read_report
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -23,19 +24,19 @@ from rich.table import Table
 from untrained_runs import make_run
 
 from effvit.cli.options import names_from_text, resolutions_from_text
-from effvit.cli.output import progress_bars, report_error, say
+from effvit.cli.output import progress_bars, say
 from effvit.cli.sweeping import SweepDisplay
 from effvit.environment import Environment, capture_environment, usable_cores
-from effvit.errors import EffvitError, UsageError
+from effvit.errors import UsageError
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan
 from effvit.profiling.records import Outcome
 from effvit.profiling.report import display
-from effvit.profiling.report.rows import BASELINE, Row, make_rows
+from effvit.profiling.report.rows import Row, make_rows
 from effvit.profiling.stats import Estimate
 from effvit.profiling.sweep import run_sweep
 from effvit.run import RECORD, Run, open_run
-from effvit.spec import Precision
+from effvit.spec import BASELINE, Precision
 from effvit.storage import write_atomically
 from effvit.surgery import attention_variants, pick_variant
 
@@ -77,16 +78,6 @@ class Report:
     results: tuple[Result, ...]
     outcomes: tuple[Outcome, ...]
     schema: str = SCHEMA
-
-
-def main() -> None:
-    """Run the benchmark; errors a user can cause end in one sentence and their exit code."""
-    arguments = _parser().parse_args()
-    try:
-        _run(arguments)
-    except EffvitError as error:
-        report_error(error)
-        sys.exit(error.exit_code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -230,4 +221,4 @@ def _table(model: str, rows: Sequence[Row]) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(_parser(), _run)

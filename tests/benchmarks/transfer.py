@@ -18,23 +18,24 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from command import run_command
 
 from effvit.cli.options import names_from_text
-from effvit.cli.output import CountingBar, progress_bars, report_error, say
+from effvit.cli.output import CountingBar, progress_bars, say
 from effvit.cli.training import TrainingDisplay, warn_of_skipped
 from effvit.data.base import ImageData, load_data
 from effvit.environment import Environment, capture_environment, usable_cores
-from effvit.errors import EffvitError, UsageError
+from effvit.errors import UsageError
 from effvit.finetune import Finetuning, finetune
 from effvit.mix import parse_mix
 from effvit.recipe import DISTILL_WEIGHT
 from effvit.run import RECORD, Run, open_run
-from effvit.spec import file_name
+from effvit.spec import BASELINE, file_name
 from effvit.storage import make_folder, write_atomically
 from effvit.surgery import attention_variants, pick_variant
 
 SCHEMA = "effvit.transfer-benchmark/1"
-EXACT = "softmax"
+
 SETTINGS, RESULTS, TABLE = "settings.json", "results.json", "table.md"
 Way = Literal["teacher", "transfer", "direct", "longer"]
 
@@ -96,16 +97,6 @@ class Report:
     schema: str = SCHEMA
 
 
-def main() -> None:
-    """Run the benchmark; errors a user can cause end in one sentence and their exit code."""
-    arguments = _parser().parse_args()
-    try:
-        _run(arguments)
-    except EffvitError as error:
-        report_error(error)
-        sys.exit(error.exit_code)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Accuracy with and without attention transfer.")
     parser.add_argument("--data", default="digits", help="data set or ImageFolder")
@@ -139,8 +130,8 @@ def _run(arguments: argparse.Namespace) -> None:
     results: list[Result] = []
     table = ""
     for seed in settings.seeds:
-        exact = _trained(arguments, data, settings, EXACT, "teacher", seed, None)
-        results.append(_result(exact, EXACT, "teacher", seed))
+        exact = _trained(arguments, data, settings, BASELINE, "teacher", seed, None)
+        results.append(_result(exact, BASELINE, "teacher", seed))
         for attention in settings.attentions:
             for way in _ways(settings):
                 run = _trained(arguments, data, settings, attention, way, seed, exact.folder)
@@ -286,7 +277,7 @@ def _table(report: Report) -> str:
     header = ["attention", "after the swap", "after transfer", "transferred, fine-tuned", direct, "gain"]
     header += [f"{direct} {settings.transfer_epochs + settings.finetune_epochs} epochs"] if settings.longer else []
     header += ["layer error before", "after"]
-    exact = _mean(report.results, EXACT, "teacher", "top1")
+    exact = _mean(report.results, BASELINE, "teacher", "top1")
     lines = [
         f"{report.backbone} at {height} x {width} px on {settings.data} ({report.train_images} images, "
         f"{report.val_images} held out), softmax {settings.epochs} epochs: top-1 {_percent(exact)}. Transfer "
@@ -337,4 +328,4 @@ def _decimal(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(_parser(), _run)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from effvit.profiling.stats import CONFIDENCE, Estimate
+from effvit.profiling.timer import undisturbed
 
 LEAST_LAUNCHES = 3
 RESAMPLES = 5000
@@ -143,7 +142,7 @@ def _time_rounds(launches: dict[str, Launch], device: torch.device, pace: Pace) 
     order = random.Random()
     seconds: dict[str, list[float]] = {name: [] for name in launches}
     synchronize = _synchronizer(device)
-    with _undisturbed():
+    with undisturbed():
         for _ in range(pace.rounds):
             for name in order.sample(list(launches), len(launches)):
                 seconds[name].append(_time_turn(launches[name], synchronize, pace.turn_s))
@@ -182,17 +181,6 @@ def _synchronizer(device: torch.device) -> Callable[[], None]:
     if device.type == "cuda":
         return torch.cuda.synchronize
     return lambda: None
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep Python's garbage collector out of the measurement."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _peak_bytes(launch: Launch, device: torch.device) -> int:

@@ -8,8 +8,8 @@ from attention_layers import donor_of, geometry_of, layer_of, tokens_of
 from attention_references import block_average
 from torch.nn import functional as F
 
-from effvit.attention.base import average_pooling
-from effvit.attention.linformer import VARIANT, LinformerAttention, LinformerOptions
+from effvit.attention.base import PoolOptions, average_pooling
+from effvit.attention.linformer import VARIANT, LinformerAttention
 
 
 def linformer_of(grid: tuple[int, int], pool: int | None = None, prefix_tokens: int = 1) -> LinformerAttention:
@@ -126,22 +126,22 @@ def test_resizing_keeps_a_frozen_compression_frozen() -> None:
 
 
 def test_the_default_pool_is_fixed_at_the_trained_grid() -> None:
-    assert VARIANT.resolve(LinformerOptions(), geometry_of((14, 14))) == LinformerOptions(pool=7)
-    assert VARIANT.resolve(LinformerOptions(), geometry_of((6, 9))) == LinformerOptions(pool=3)
+    assert VARIANT.resolve(PoolOptions(), geometry_of((14, 14))) == PoolOptions(pool=7)
+    assert VARIANT.resolve(PoolOptions(), geometry_of((6, 9))) == PoolOptions(pool=3)
 
 
 def test_macs_of_vit_small_are_those_of_the_formula() -> None:
     geometry = replace(geometry_of((14, 14)), dim=384, heads=6, head_dim=64)
-    macs = VARIANT.macs(geometry, LinformerOptions(pool=7))
+    macs = VARIANT.macs(geometry, PoolOptions(pool=7))
     assert macs.projections == 2 * 384 * 384 * (197 + 50)
     assert macs.core == 49 * 196 * 384 + 2 * 197 * 50 * 384
 
 
 def test_macs_of_vit_small_at_384_px_leave_the_tokens_unprojected() -> None:
     geometry = replace(geometry_of((24, 24)), dim=384, heads=6, head_dim=64)
-    macs = VARIANT.macs(geometry, LinformerOptions(pool=7))
+    macs = VARIANT.macs(geometry, PoolOptions(pool=7))
     # k and v of 50 tokens, and these times the projections of q and of the output; then 300 columns for 577 tokens
     assert macs.projections == 2 * 50 * 384 * 384
     assert macs.core == 49 * 576 * 384 + 2 * 50 * 384 * 384 + 2 * 577 * 300 * 384
-    with_norms = VARIANT.macs(replace(geometry, linear=False), LinformerOptions(pool=7))
+    with_norms = VARIANT.macs(replace(geometry, linear=False), PoolOptions(pool=7))
     assert with_norms.projections == 2 * 384 * 384 * (577 + 50)

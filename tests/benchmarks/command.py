@@ -1,0 +1,20 @@
+"""How a benchmark is run as a command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from effvit.cli.output import report_error
+from effvit.errors import EffvitError
+
+
+def run_command(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
+    """Run a benchmark with its arguments; errors a user can cause end in one sentence and their exit code."""
+    arguments = parser.parse_args()
+    try:
+        run(arguments)
+    except EffvitError as error:
+        report_error(error)
+        sys.exit(error.exit_code)
