@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import fakes
+
+from effvit.export.base import backends
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan
 from effvit.profiling.sweep import run_sweep
 from effvit.run import open_run
 from effvit.spec import Precision
+
+BACKEND = "ort-cpu"
 
 
 class Silent:
@@ -18,13 +24,14 @@ class Silent:
     def outcome(self, outcome: object, measured_now: bool) -> None: ...
 
 
-def main() -> None:
-    runs = tuple(open_run(Path(folder)) for folder in sys.argv[2:])
-    plan = Plan(runs, ((32, 32), (64, 64)), (1, 2), (Precision.FP32,), ("ort-cpu",))
+def sweep(results: Path, folders: Sequence[Path], names: tuple[str, ...] = (BACKEND,)) -> None:
+    """Measure four workloads of every run through the backends `names`, which may be fakes."""
+    backends().update(fakes.fakes())  # type: ignore[attr-defined]  # discovery returns a dict
+    plan = Plan(tuple(map(open_run, folders)), ((32, 32), (64, 64)), (1, 2), (Precision.FP32,), names)
     effort = Effort(threads=1, rounds=3, samples=3, least_s=0, most_s=5, warmup_s=0, eval_images=40, verify_images=16)
     with PixelStore() as pixels:
-        run_sweep(plan, effort, Path(sys.argv[1]), pixels, Silent())
+        run_sweep(plan, effort, results, pixels, Silent(), start=fakes.start_worker)
 
 
 if __name__ == "__main__":
-    main()
+    sweep(Path(sys.argv[1]), [Path(folder) for folder in sys.argv[2:]])
