@@ -97,7 +97,7 @@ class Evidence:
 
     Cells with the same `comparison` were measured in the same interleaved rounds: only between those is a ratio of
     times paired round by round. `open_s` is loading the artifact, `first_s` the first launch, both before any warm-up.
-    `turns` tell what the machine did beside each round, in the order of the blocks; results before schema 3 have none.
+    `turns` tell what the machine did beside each round, in the order of the blocks; empty where nobody looked.
     """
 
     comparison: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -21,7 +22,17 @@ class Silent:
 def main() -> None:
     runs = tuple(open_run(Path(folder)) for folder in sys.argv[2:])
     plan = Plan(runs, ((32, 32), (64, 64)), (1, 2), (Precision.FP32,), ("ort-cpu",))
-    effort = Effort(threads=1, rounds=3, samples=3, least_s=0, most_s=5, warmup_s=0, eval_images=40, verify_images=16)
+    effort = Effort(
+        threads=1,
+        rounds=3,
+        samples=3,
+        least_s=0,
+        most_s=5,
+        warmup_s=0,
+        eval_images=40,
+        verify_images=16,
+        max_noise=math.inf,
+    )
     with PixelStore() as pixels:
         run_sweep(plan, effort, Path(sys.argv[1]), pixels, Silent())
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from effvit.profiling import stats
+from effvit.profiling.plan import LEAST_ROUNDS
 from effvit.profiling.records import Samples
 
 RUNS = 1000
@@ -92,6 +93,29 @@ def test_the_interval_of_the_median_covers_in_93_to_97_of_100_measurements(machi
         assert estimate.high is not None
         hits += estimate.low <= truth <= estimate.high
     assert 0.93 <= hits / RUNS <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_draws")
+@pytest.mark.parametrize("differ", [0.01, 0.02, 0.03])
+def test_stopping_as_soon_as_the_interval_is_narrow_costs_little_coverage(differ: float) -> None:
+    """The least rounds are chosen so that few intervals are narrow enough by luck alone."""
+    random = np.random.default_rng(7)
+    machine, hits = Machine(rounds_differ=differ), 0
+    for _ in range(RUNS):
+        effect = machine.rounds(40, random)
+        samples = machine.samples(effect, random)
+        for count in range(LEAST_ROUNDS, 41):
+            end = count * LAUNCHES
+            estimate = stats.median_interval(
+                replace(samples, seconds=samples.seconds[:end], rounds=samples.rounds[:end])
+            )
+            wide = stats.half_width(estimate)
+            assert wide is not None
+            if wide <= 0.02:
+                break
+        hits += estimate.low is not None and estimate.high is not None and estimate.low <= 1 <= estimate.high
+    assert 0.92 <= hits / RUNS <= 0.97
 
 
 @pytest.mark.usefixtures("few_draws")
