@@ -34,10 +34,10 @@ class Estimate:
 
 def median_s(samples: Samples) -> float:
     """Return the median of all launches in seconds, without those of disturbed rounds."""
-    return float(np.median(undisturbed(samples).seconds))
+    return float(np.median(counted(samples).seconds))
 
 
-def undisturbed(samples: Samples) -> Samples:
+def counted(samples: Samples) -> Samples:
     """Return `samples` without the rounds that its statistics leave out."""
     if not samples.left_out:
         return samples
@@ -59,7 +59,7 @@ def percentile_s(samples: Samples, share: float) -> float | None:
     """
     if share == 0.5:
         return median_s(samples)
-    seconds = undisturbed(samples).seconds
+    seconds = counted(samples).seconds
     count = len(seconds)
     if count < samples_needed(share):
         return None
@@ -85,7 +85,7 @@ def median_interval(samples: Samples) -> Estimate:
         Field and Welsh 2007, bootstrapping clustered data, https://doi.org/10.1111/j.1467-9868.2007.00593.x;
         Hesterberg 2015, section 3.2 on its narrowness with few observations, https://doi.org/10.1080/00031305.2015.1089789
     """
-    kept = undisturbed(samples)
+    kept = counted(samples)
     return _clustered(np.asarray(kept.seconds), np.asarray(kept.rounds))
 
 
@@ -97,7 +97,7 @@ def speedup(baseline: Samples, other: Samples) -> Estimate | None:
     comparisons, and equal contenders are told apart in at most 5 % (tests/profiling/test_coverage.py). A round that was
     disturbed for either is left out. None without a common round; no interval with one.
     """
-    slow, fast = dict(_round_medians(undisturbed(baseline))), dict(_round_medians(undisturbed(other)))
+    slow, fast = dict(_round_medians(counted(baseline))), dict(_round_medians(counted(other)))
     differences = [math.log(slow[number] / fast[number]) for number in slow if number in fast]
     if not differences:
         return None

@@ -75,7 +75,7 @@ def _samples(rounds: Sequence[tuple[int, Round]], left_out: tuple[int, ...]) -> 
 def _unmet(samples: Samples, quiet: int, effort: Effort) -> str:
     if quiet < effort.rounds:
         return f"{quiet} of the {effort.rounds} undisturbed rounds asked for"
-    seconds = stats.undisturbed(samples).seconds
+    seconds = stats.counted(samples).seconds
     if len(seconds) < effort.samples:
         return f"{len(seconds)} of the {effort.samples} launches asked for"
     if math.fsum(seconds) < effort.least_s:

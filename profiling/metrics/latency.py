@@ -24,7 +24,7 @@ def measure(evidence: Evidence) -> tuple[Reading, ...]:
 def _percentile(name: str, samples: Samples, share: float) -> Reading:
     value = stats.percentile_s(samples, share)
     if value is None:
-        count = len(stats.undisturbed(samples).seconds)
+        count = len(stats.counted(samples).seconds)
         return Reading(name, None, note=f"{count} of {stats.samples_needed(share)} samples needed")
     return Reading(name, value)
 

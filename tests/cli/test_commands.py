@@ -17,20 +17,8 @@ import pytest
 Effvit = Callable[..., "subprocess.CompletedProcess[str]"]
 TRAINING = ("--weights", "none", "--epochs", "1", "--threads", "1")
 SWEEP = ("profile", "lin", "soft", "--res", "32", "--batch", "1,2,4", "--backend", "ort-cpu", "--threads", "1")
-EFFORT = (
-    "--samples",
-    "4",
-    "--least-s",
-    "0",
-    "--rounds",
-    "2",
-    "--warmup-ms",
-    "1",
-    "--eval-images",
-    "50",
-    "--max-noise",
-    "inf",
-)
+ROUNDS = ("--samples", "4", "--least-s", "0", "--rounds", "2", "--warmup-ms", "1", "--max-noise", "inf")
+EFFORT = (*ROUNDS, "--eval-images", "50")
 
 
 def command(*arguments: str) -> list[str]:
