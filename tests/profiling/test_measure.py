@@ -61,6 +61,7 @@ class FakeWorker:
     neighbour: Neighbour
     random: random.Random
     fails_in: int | None = None
+    wall_s: float = 0.3
     rounds: int = 0
 
     def __enter__(self) -> Self:
@@ -90,8 +91,7 @@ class FakeWorker:
         taken = self.neighbour.next_round()
         level_s = self.latency_s * self.random.lognormvariate(0, self.uneven) * (1 + taken)
         seconds = tuple(level_s * self.random.lognormvariate(0, self.noise) for _ in range(LAUNCHES))
-        wall_s = 0.3
-        conditions = Conditions(wall_s, wall_s, 2, 0.0, taken * 2 * wall_s, 0, None, None)
+        conditions = Conditions(self.wall_s, self.wall_s, 2, 0.0, taken * 2 * self.wall_s, 0, None, None)
         return Round(2, 0.1, seconds, 2, 2 * level_s, conditions)
 
 
@@ -124,6 +124,7 @@ class Lab:
     taken: float = 0.0
     seed: int = 0
     fails_in: int | None = None
+    walls_s: Sequence[float] = (0.3, 0.3, 0.3)
     workers: list[FakeWorker] = field(default_factory=list)
 
     def measure(self) -> list[Measured | Refusal]:
@@ -133,7 +134,15 @@ class Lab:
             # A sequence of its own for each: the order within rounds is drawn anew in every run.
             chance = random.Random(f"{self.seed} {place}")
             neighbour = Neighbour(chance, self.taken)
-            worker = FakeWorker(self.latencies_s[place], self.noise, self.uneven[place], neighbour, chance, fails_in)
+            worker = FakeWorker(
+                self.latencies_s[place],
+                self.noise,
+                self.uneven[place],
+                neighbour,
+                chance,
+                fails_in,
+                self.walls_s[place],
+            )
             self.workers.append(worker)
             return worker
 
@@ -195,6 +204,15 @@ def test_the_time_limit_ends_what_stays_uneven_and_says_so() -> None:
         assert one.evidence.samples.stopped.startswith("time limit: the interval is still ±")
         assert one.evidence.samples.stopped.endswith("asked for ±2 %")
         assert one.unstable == ""
+
+
+def test_the_baseline_goes_along_no_longer_than_its_own_limit() -> None:
+    # 1 s and 0.4 s a round with the warm-up: 8 and 20 rounds take 8 s.
+    effort = replace(EFFORT, most_s=8.0)
+    lab = Lab((1e-2, 1e-2), uneven=(0.001, 0.5), walls_s=(0.9, 0.3), effort=effort)
+    softmax, linformer = measured(lab.measure())
+    assert (len(rounds_of(softmax)), len(rounds_of(linformer))) == (8, 20)
+    assert softmax.evidence.samples.stopped == "30 launches, 0.1 s and 5 rounds, interval within ±2 %"
 
 
 def test_a_round_that_fails_takes_its_cell_out_and_the_others_go_on() -> None:
