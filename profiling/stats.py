@@ -83,7 +83,7 @@ def median_interval(samples: Samples) -> Estimate:
 
     Source:
         Field and Welsh 2007, bootstrapping clustered data, https://doi.org/10.1111/j.1467-9868.2007.00593.x;
-        Hesterberg 2015, section 3.2 on its narrowness with few observations, https://doi.org/10.1080/00031305.2015.1089789
+        Hesterberg 2015, on its narrowness with few observations, https://doi.org/10.1080/00031305.2015.1089789
     """
     kept = counted(samples)
     return _clustered(np.asarray(kept.seconds), np.asarray(kept.rounds))
