@@ -12,6 +12,7 @@ from effvit.cli.options import (
     DEFAULT_RUNS,
     AttentionsOption,
     JsonOption,
+    NoiseOption,
     ResolutionsOption,
     RunArguments,
     RunsOption,
@@ -44,17 +45,22 @@ def profile(
         Path | None,
         typer.Option(metavar="FILE", help="result file [default: results.jsonl among the runs]", show_default=False),
     ] = None,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="interleaved rounds")] = 5,
-    samples: Annotated[int, typer.Option(metavar="N", min=1, help="timed launches a cell, over all rounds")] = 30,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="interleaved rounds, at least")] = 5,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=1, help="timed launches a cell over all rounds, at least")
+    ] = 30,
     least_s: Annotated[
         float, typer.Option("--least-s", metavar="SECONDS", help="timed seconds a cell, at least")
     ] = 1.0,
-    most_s: Annotated[float, typer.Option("--most-s", metavar="SECONDS", help="timed seconds a cell, at most")] = 20.0,
+    max_noise: NoiseOption = 2.0,
+    most_s: Annotated[
+        float, typer.Option("--most-s", metavar="SECONDS", help="seconds of rounds a cell, at most, warm-up included")
+    ] = 20.0,
     warmup_ms: Annotated[
         float, typer.Option("--warmup-ms", metavar="MS", help="untimed milliseconds before every round")
     ] = 100.0,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="measure cells again that failed before")
+        bool, typer.Option("--retry-failed", help="measure cells again that failed or were unstable before")
     ] = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", metavar="SECONDS", help="seconds a cell's process may take")
@@ -68,8 +74,9 @@ def profile(
 ) -> None:
     """Measure latency, throughput, memory and accuracy of a run's artifacts on this machine.
 
-    Cells that differ in the attention alone are measured in interleaved rounds. Results are appended to a file as cells
-    finish; the same command started again goes on from there.
+    Cells that differ in the attention alone are measured in interleaved rounds, until their medians are known to
+    --max-noise or --most-s is over. Results are appended to a file as cells finish; the same command started again goes
+    on from there.
     """
     sizes = resolutions_from_text(res) if res is not None else None
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
@@ -104,6 +111,7 @@ def profile(
         warmup_s=warmup_ms / 1000,
         timeout_s=timeout_s,
         eval_images=eval_images,
+        max_noise=max_noise / 100,
     )
     results = out or runs / "results.jsonl"
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:

@@ -30,6 +30,10 @@ RunArguments = Annotated[
 AttentionsOption = Annotated[
     str | None, typer.Option("--attn", metavar="NAME,...", help="take the newest run of each of these variants")
 ]
+NoiseOption = Annotated[
+    float,
+    typer.Option("--max-noise", metavar="PERCENT", help="half-width of the median's 95 % interval to measure down to"),
+]
 T = TypeVar("T")
 DEFAULT_RUNS = Path("runs")
 

@@ -47,4 +47,5 @@ def _line(outcome: Outcome) -> str:
     name = f"{cell.model.attention} {workload.resolution} px, batch {workload.batch}, {cell.precision}, {cell.backend}"
     if outcome.evidence is None:
         return f"{name}: {outcome.status}: {outcome.reason}"
-    return f"{name}: {median_s(outcome.evidence.samples) * 1e3:.3g} ms"
+    doubt = f" (unstable: {outcome.reason})" if outcome.status == "unstable" else ""
+    return f"{name}: {median_s(outcome.evidence.samples) * 1e3:.3g} ms{doubt}"

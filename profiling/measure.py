@@ -18,10 +18,11 @@ from effvit.profiling.isolate import CellFailure, IsolatedWorker
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group
 from effvit.profiling.preparation import EVALUATION_BATCH, Preparation, Refusal
-from effvit.profiling.records import ArtifactFacts, Evidence, HostMemory, Outcome, Samples, Stage, Throughput
-from effvit.profiling.timer import CLOCK, Round
+from effvit.profiling.records import ArtifactFacts, Evidence, HostMemory, Outcome, Stage, Throughput
+from effvit.profiling.stopping import Standing, standing
+from effvit.profiling.timer import Round
 from effvit.run import Run
-from effvit.spec import Precision
+from effvit.spec import BASELINE, Precision
 
 AccuracyKey = tuple[str, str, Precision, int, int]
 
@@ -49,9 +50,14 @@ class Contender:
         self.run, self.artifact, self.worker = run, artifact, worker
         self.open_s = self.first_s = 0.0
         self.memory: HostMemory | None = None
-        self.rounds: list[Round] = []
+        self.rounds: list[tuple[int, Round]] = []
+        self.standing: Standing | None = None
         self.accuracy: Accuracy | None = None
         self.refusal: Refusal | None = None
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.run.record.spec.attention == BASELINE
 
     def attempt(self, stage: Stage, work: Callable[[], None]) -> None:
         """Do `work` unless this contender dropped out; a failing worker makes it drop out, and the others go on."""
@@ -65,7 +71,15 @@ class Contender:
             self.refusal = Refusal("failed", "verify", error.message)
 
 
-def measure_group(bench: Bench, group: Group, artifacts: Sequence[tuple[Run, Artifact]]) -> list[Evidence | Refusal]:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was found on one cell, and why it cannot be relied on; empty if it can."""
+
+    evidence: Evidence
+    unstable: str
+
+
+def measure_group(bench: Bench, group: Group, artifacts: Sequence[tuple[Run, Artifact]]) -> list[Measured | Refusal]:
     """Measure one group of cells and return, in the order of `artifacts`, what was found or why nothing was.
 
     Raises:
@@ -79,7 +93,7 @@ def measure_group(bench: Bench, group: Group, artifacts: Sequence[tuple[Run, Art
         ]
         _GroupMeasurement(bench, group).carry_out(contenders)
     comparison = uuid.uuid4().hex[:12]
-    return [_result(contender, group, bench.effort, comparison) for contender in contenders]
+    return [_result(contender, group, comparison) for contender in contenders]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +127,24 @@ class _GroupMeasurement:
         contender.artifact = self.bench.preparation.verified(group, run, contender.artifact, contender.worker)
 
     def _time(self, contenders: Sequence[Contender]) -> None:
-        rounds = self.bench.effort.rounds
-        for index in range(rounds):
-            self.bench.stage(f"round {index + 1} of {rounds}: {self.group}")
-            for contender in self.order.sample(list(contenders), len(contenders)):
-                contender.attempt("measure", partial(self._time_one, contender))
+        least = self.bench.effort.rounds
+        number = 0
+        while turns := taking_part(contenders, least):
+            self.bench.stage(f"round {number + 1}, at least {least}: {self.group}")
+            for contender in self.order.sample(turns, len(turns)):
+                contender.attempt("measure", partial(self._time_one, contender, number))
+            number += 1
 
-    def _time_one(self, contender: Contender) -> None:
+    def _time_one(self, contender: Contender, number: int) -> None:
         effort = self.bench.effort
-        contender.rounds.append(
-            contender.worker.round(
-                samples=math.ceil(effort.samples / effort.rounds),
-                least_s=effort.least_s / effort.rounds,
-                most_s=effort.most_s / effort.rounds,
-                warmup_s=effort.warmup_s,
-            )
+        measured = contender.worker.round(
+            samples=math.ceil(effort.samples / effort.rounds),
+            least_s=effort.least_s / effort.rounds,
+            most_s=effort.most_s / effort.rounds,
+            warmup_s=effort.warmup_s,
         )
+        contender.rounds.append((number, measured))
+        contender.standing = standing(contender.rounds, effort)
 
     def _evaluate(self, contender: Contender) -> None:
         group, run = self.group, contender.run
@@ -146,6 +162,32 @@ class _GroupMeasurement:
         contender.accuracy = known
 
 
+def taking_part(contenders: Sequence[Contender], least: int) -> list[Contender]:
+    """Return who is measured in the next round: everyone that needs one, and the baseline with them.
+
+    A ratio to the baseline is paired round by round. So the baseline goes on as long as anyone does, and whoever has
+    fewer than `least` undisturbed rounds in common with it goes on, too, unless a limit of either forbids it. Two
+    others are never divided by one another: once measured, they stop.
+    """
+    left = [one for one in contenders if one.refusal is None]
+    baseline = next((one for one in left if one.is_baseline), None)
+    waiting = [one for one in left if one.standing is None or not one.standing.done or _unpaired(one, baseline, least)]
+    if not waiting or baseline is None or baseline in waiting or _spent(baseline):
+        return waiting
+    return [baseline, *waiting]
+
+
+def _unpaired(one: Contender, baseline: Contender | None, least: int) -> bool:
+    """Return whether more rounds would, and may, pair `one` with the baseline."""
+    if baseline is None or one.standing is None or baseline.standing is None or _spent(one) or _spent(baseline):
+        return False
+    return len(one.standing.quiet & baseline.standing.quiet) < least
+
+
+def _spent(one: Contender) -> bool:
+    return one.standing is not None and bool(one.standing.limit)
+
+
 def known_accuracies(outcomes: Sequence[Outcome]) -> dict[AccuracyKey, Accuracy]:
     """Return the accuracies that earlier outcomes hold."""
     known = {}
@@ -157,32 +199,29 @@ def known_accuracies(outcomes: Sequence[Outcome]) -> dict[AccuracyKey, Accuracy]
     return known
 
 
-def _result(contender: Contender, group: Group, effort: Effort, comparison: str) -> Evidence | Refusal:
+def _result(contender: Contender, group: Group, comparison: str) -> Measured | Refusal:
     if contender.refusal is not None:
         return contender.refusal
-    assert contender.memory is not None  # it was opened, or it would have been refused
-    artifact, rounds = contender.artifact, contender.rounds
-    return Evidence(
+    # It was opened and had a round, or it would have been refused.
+    assert contender.memory is not None
+    assert contender.standing is not None
+    artifact, state = contender.artifact, contender.standing
+    evidence = Evidence(
         comparison=comparison,
         artifact=ArtifactFacts(Path(artifact.path).name, artifact.sha256, artifact.size_bytes, artifact.build_s),
-        samples=_samples(rounds, effort),
-        throughput=Throughput(tuple((one.block_launches * group.workload.batch, one.block_s) for one in rounds)),
+        samples=state.samples,
+        throughput=_throughput(contender.rounds, state.samples.left_out, group.workload.batch),
         memory=contender.memory,
         cost=artifact.cost,
         open_s=contender.open_s,
         first_s=contender.first_s,
         parity=artifact.parity,
         accuracy=contender.accuracy,
+        turns=state.turns,
     )
+    return Measured(evidence, state.unstable)
 
 
-def _samples(rounds: Sequence[Round], effort: Effort) -> Samples:
-    seconds = tuple(second for one in rounds for second in one.seconds)
-    enough = len(seconds) >= effort.samples and sum(seconds) >= effort.least_s
-    return Samples(
-        seconds=seconds,
-        rounds=tuple(index for index, one in enumerate(rounds) for _ in one.seconds),
-        warmup=sum(one.warmup for one in rounds),
-        clock=CLOCK,
-        stopped=f"{effort.samples} launches and {effort.least_s:g} s" if enough else f"limit of {effort.most_s:g} s",
-    )
+def _throughput(rounds: Sequence[tuple[int, Round]], left_out: tuple[int, ...], batch: int) -> Throughput:
+    blocks = tuple((one.block_launches * batch, one.block_s) for _, one in rounds)
+    return Throughput(blocks, tuple(place for place, (number, _) in enumerate(rounds) if number in left_out))

@@ -13,6 +13,7 @@ from typing import Literal
 from effvit.accuracy import Accuracy
 from effvit.environment import Environment
 from effvit.export.base import Parity
+from effvit.profiling.disturbance import Turn
 from effvit.spec import Cost, ModelSpec, Precision, Workload
 
 SCHEMA = "effvit.result/2"
@@ -43,7 +44,8 @@ class Samples:
     """Raw times of single launches in order, with the interleaved round each belongs to.
 
     `seconds[i]` was measured in round `rounds[i]`; rounds count from 0. `warmup` launches were made before and not
-    timed. `stopped` says which rule ended the measurement.
+    timed. `stopped` says which rule ended the measurement. Rounds `left_out` were disturbed, and enough others were
+    not: statistics do without them.
     """
 
     seconds: tuple[float, ...]
@@ -51,13 +53,18 @@ class Samples:
     warmup: int
     clock: str
     stopped: str
+    left_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Back-to-back launches with one wait at their end: (images, seconds) for each round."""
+    """Back-to-back launches with one wait at their end: (images, seconds) for each round, in order.
+
+    The blocks at the places `left_out`, counted from 0, belong to rounds that statistics do without.
+    """
 
     blocks: tuple[tuple[int, float], ...]
+    left_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ class Evidence:
 
     Cells with the same `comparison` were measured in the same interleaved rounds: only between those is a ratio of
     times paired round by round. `open_s` is loading the artifact, `first_s` the first launch, both before any warm-up.
+    `turns` tell what the machine did beside each round, in the order of the blocks; empty where nobody looked.
     """
 
     comparison: str
@@ -102,6 +110,7 @@ class Evidence:
     first_s: float
     parity: Parity | None
     accuracy: Accuracy | None
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from typing import Protocol
 from effvit.environment import capture_environment
 from effvit.export.base import Artifact
 from effvit.profiling.isolate import IsolatedWorker
-from effvit.profiling.measure import Bench, known_accuracies, measure_group
+from effvit.profiling.measure import Bench, Measured, known_accuracies, measure_group
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group, Plan
 from effvit.profiling.preparation import Preparation, Refusal
-from effvit.profiling.records import FAILURES, Evidence, Outcome
+from effvit.profiling.records import FAILURES, Outcome, Stage, Status
 from effvit.profiling.results import append, read_finished
 from effvit.run import Run
 from effvit.spec import Workload
@@ -46,7 +46,8 @@ def run_sweep(
     """Measure every cell of `plan` that `results` does not hold yet, and return the outcomes of all of them.
 
     Outcomes are appended to `results` as groups of cells finish; a killed sweep started again goes on from there.
-    Outcomes of another environment count as not measured, and with `retry_failed` those of failed cells, too.
+    Outcomes of another environment count as not measured, and with `retry_failed` those of failed cells, too, and of
+    unstable ones with all that were measured in the same rounds: their ratios need rounds in common.
 
     Raises:
         UsageError, BackendUnavailableError: The plan cannot be carried out on this machine.
@@ -56,12 +57,20 @@ def run_sweep(
     """
     plan.check()
     here = capture_environment(effort.threads).key
-    earlier = [
-        outcome
-        for outcome in read_finished(results)
-        if outcome.environment.key == here and not (retry_failed and outcome.status in FAILURES)
-    ]
+    earlier = [outcome for outcome in read_finished(results) if outcome.environment.key == here]
+    if retry_failed:
+        earlier = _reliable(earlier)
     return _Sweep(plan, effort, results, earlier, pixels, listener, start).run()
+
+
+def _reliable(outcomes: list[Outcome]) -> list[Outcome]:
+    """Return those that neither failed nor shared their rounds with an unstable one."""
+    shaken = {one.evidence.comparison for one in outcomes if one.status == "unstable" and one.evidence is not None}
+    return [
+        one
+        for one in outcomes
+        if one.status not in FAILURES and (one.evidence is None or one.evidence.comparison not in shaken)
+    ]
 
 
 class _Sweep:
@@ -108,24 +117,30 @@ class _Sweep:
             for (run, _), result in zip(ready, measure_group(self.bench, group, ready), strict=True):
                 self._finish(group, run, result)
 
-    def _finish(self, group: Group, run: Run, result: Evidence | Refusal) -> None:
+    def _finish(self, group: Group, run: Run, result: Measured | Refusal) -> None:
         """Write the outcome of one cell."""
-        refusal = result if isinstance(result, Refusal) else None
+        status, stage, reason = _fate(result)
         outcome = Outcome(
             cell=group.cell(run),
-            status=refusal.status if refusal else "ok",
+            status=status,
             environment=self.environment,
             run=run.name,
             data=run.record.data.name,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            evidence=None if isinstance(result, Refusal) else result,
-            stage=refusal.stage if refusal else None,
-            reason=refusal.reason if refusal else "",
+            evidence=result.evidence if isinstance(result, Measured) else None,
+            stage=stage,
+            reason=reason,
             notes=_notes(run, group.workload),
         )
         append(self.results, outcome)
         self.done[outcome.cell.key] = outcome
         self.listener.outcome(outcome, measured_now=True)
+
+
+def _fate(result: Measured | Refusal) -> tuple[Status, Stage | None, str]:
+    if isinstance(result, Refusal):
+        return result.status, result.stage, result.reason
+    return ("unstable", "measure", result.unstable) if result.unstable else ("ok", None, "")
 
 
 def _notes(run: Run, workload: Workload) -> tuple[str, ...]:

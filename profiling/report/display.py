@@ -12,9 +12,11 @@ from effvit.spec import BASELINE
 
 LATENCY_SIGN = "*"
 MEMORY_SIGN = "+"
+UNSTABLE_SIGN = "!"
 SIGNS = (
     f"{LATENCY_SIGN} nothing here is both faster and more accurate\n"
-    f"{MEMORY_SIGN} nothing here needs less memory and is more accurate"
+    f"{MEMORY_SIGN} nothing here needs less memory and is more accurate\n"
+    f"{UNSTABLE_SIGN} the machine was not ours while this was measured: not to be relied on"
 )
 CEILING = (
     "The ceiling is the speed-up that softmax would reach if its attention core took no time at all: its MACs over its "
@@ -98,7 +100,9 @@ def status(row: Row) -> str:
 
 
 def signs(row: Row) -> str:
-    """Return the marks of the fronts that the row lies on."""
+    """Return the marks of the fronts that the row lies on, or that of a row that cannot be relied on."""
+    if row.unstable:
+        return UNSTABLE_SIGN
     return LATENCY_SIGN * row.pareto_latency + MEMORY_SIGN * row.pareto_memory
 
 

@@ -110,7 +110,7 @@ def _table(rows: Sequence[Row], columns: Sequence[display.Column]) -> Table:
         titles=tuple(column.title for column in columns),
         numeric=tuple(column.numeric for column in columns),
         lines=tuple(tuple(column.text(row) for column in columns) for row in rows),
-        marked=tuple(bool(display.signs(row)) for row in rows),
+        marked=tuple(row.pareto_latency or row.pareto_memory for row in rows),
     )
 
 

@@ -18,6 +18,7 @@ _MEASURED = ("latency p50", f"vs. {BASELINE}", "ceiling", "images/s", "peak memo
 # What a narrow window loses, the dearest last.
 _DROPPED_FIRST = ("images/s", "peak memory", "top-1 points", "ceiling")
 _GAP = "   "
+_MOST_REASONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +108,8 @@ def _row_line(row: Row, columns: Sequence[Column], widths: Sequence[int]) -> Tex
     if row.outcome.evidence is None:
         line = _line([column.text(row) for column in named], named, widths[: len(named)])
         return line.append(f"{_GAP}{display.status(row)}", style="yellow")
-    line = _line([column.text(row) for column in columns], columns, widths, "green" if display.signs(row) else "")
-    if row.outcome.status != "ok":
-        line.append(f"{_GAP}{display.status(row)}", style="yellow")
-    return line
+    style = "yellow" if row.unstable else "green" if display.signs(row) else ""
+    return _line([column.text(row) for column in columns], columns, widths, style)
 
 
 def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int], style: str = "") -> Text:
@@ -123,5 +122,22 @@ def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int]
 
 def _explanation(rows: Sequence[Row]) -> str:
     signs = display.SIGNS if any(display.signs(row) for row in rows) else ""
-    lines = [signs, "± half the width of the 95 % interval", display.accuracy_basis(rows)]
+    lines = [
+        signs,
+        *_reasons([row for row in rows if row.unstable]),
+        "± half the width of the 95 % interval",
+        display.accuracy_basis(rows),
+    ]
     return "\n".join(line for line in lines if line)
+
+
+def _reasons(unstable: Sequence[Row]) -> list[str]:
+    """Return why rows cannot be relied on; of many, which mostly share their reason, the first."""
+    lines = [f"{_named(row)}: {display.status(row)}" for row in unstable[:_MOST_REASONS]]
+    more = len(unstable) - _MOST_REASONS
+    return [*lines, f"... and {more} more; `effvit report` has their reasons"] if more > 0 else lines
+
+
+def _named(row: Row) -> str:
+    cell = row.outcome.cell
+    return f"{row.label}, {row.workload.resolution} px, batch {row.workload.batch}, {cell.precision}, {cell.backend}"

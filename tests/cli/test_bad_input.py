@@ -164,6 +164,7 @@ def test_runs_that_are_none(effvit: Effvit, runs: Path) -> None:
         (["profile", "lin", "--res", "32,33"], 2, ["33 px"]),
         (["profile", "lin", "lin"], 2, ["named twice"]),
         (["profile", "lin", "--timeout-s", "0"], 2, ["timeout_s must be positive"]),
+        (["profile", "lin", "--max-noise", "0"], 2, ["max_noise must be positive"]),
         (["profile", "lin", "--least-s", "inf"], 2, ["least_s must be 0 or more"]),
         (["profile", "lin", "--attn", "softmax"], 2, ["no finished run with softmax attention", "--attn softmax"]),
     ],

@@ -39,7 +39,21 @@ def test_a_gap_is_none_with_a_note(name: str) -> None:
 
 def test_percentiles_without_enough_samples_say_how_many_are_needed() -> None:
     assert _reading("latency_s.p90", BARE) == Reading("latency_s.p90", None, note="1 of 29 samples needed")
+    assert _reading("latency_s.p95", EVIDENCE).note == "36 of 59 samples needed"
     assert _reading("latency_s.p99", EVIDENCE).note == "36 of 299 samples needed"
+    assert _reading("latency_s.p99.9", EVIDENCE).note == "36 of 2995 samples needed"
+
+
+def test_tails_are_shown_as_they_are() -> None:
+    # 2,994 launches of 1 s and six of 50 s: at most 2.99 may lie above p99.9, so it is one of the slow ones.
+    evidence = replace(EVIDENCE, samples=make_samples((1.0,) * 2994 + (50.0,) * 6))
+    names = ("latency_s.p50", "latency_s.p90", "latency_s.p95", "latency_s.p99", "latency_s.p99.9")
+    assert [_reading(name, evidence).value for name in names] == [1.0, 1.0, 1.0, 1.0, 50.0]
+
+
+def test_launches_of_rounds_left_out_do_not_support_a_percentile() -> None:
+    samples = replace(make_samples((1.0,) * 20, (2.0,) * 20), left_out=(1,))
+    assert _reading("latency_s.p90", replace(EVIDENCE, samples=samples)).note == "20 of 29 samples needed"
 
 
 def test_memory_of_the_model_is_what_the_peak_adds() -> None:

@@ -93,6 +93,40 @@ def test_the_terminal_explains_the_signs_it_shows() -> None:
     assert "* nothing here is both faster and more accurate" in text
 
 
+UNSTABLE = replace(
+    make_outcome("linformer"), status="unstable", stage="measure", reason="12 of 14 rounds were disturbed"
+)
+
+
+def test_an_unstable_cell_keeps_its_numbers_with_a_sign_and_its_reason() -> None:
+    text = _shown([make_outcome("softmax"), UNSTABLE])
+    (line,) = (line for line in text.splitlines() if line.lstrip("! ").startswith("linformer "))
+    assert line.startswith("!")
+    assert " ms ±" in line
+    assert "! the machine was not ours" in text
+    assert (
+        "linformer, 224 px, batch 1, fp32, torch: unstable at measure: 12 of 14 rounds were disturbed"
+        in text.splitlines()
+    )
+    for page in (table.markdown_text(make_rows([UNSTABLE])), html_text(make_rows([UNSTABLE]))):
+        assert "unstable at measure: 12 of 14 rounds were disturbed" in page
+
+
+def test_of_many_unstable_cells_the_terminal_gives_the_reasons_of_three() -> None:
+    outcomes = [replace(UNSTABLE, cell=make_outcome(name).cell) for name in VARIANTS]
+    text = _shown(outcomes)
+    assert text.count("rounds were disturbed") == 3
+    assert "... and 2 more" in text
+
+
+def test_the_summary_builds_nothing_on_unstable_cells() -> None:
+    softmax = make_outcome("softmax")
+    for outcomes in ([softmax, UNSTABLE], [replace(softmax, status="unstable"), make_outcome("linformer")]):
+        (paragraph,) = summary.paragraphs(make_rows(outcomes))
+        assert paragraph.sentences[0].startswith("Nothing is faster than softmax beyond doubt")
+        assert paragraph.sentences[-1].startswith("No latency could be compared")
+
+
 def test_every_rendering_says_on_how_many_images_accuracy_was_measured() -> None:
     outcome = make_outcome("softmax", 224)
     assert outcome.evidence is not None

@@ -89,6 +89,10 @@ BROKEN = {
     "unknown status": (_changed(status="fine"), "status"),
     "ok without evidence": (_changed(evidence=None), "the status is 'ok', but there is no evidence"),
     "no samples": (_changed(evidence=EVIDENCE | {"samples": EVIDENCE["samples"] | {"seconds": []}}), "0 seconds for"),
+    "no round that counts": (
+        _changed(evidence=EVIDENCE | {"samples": EVIDENCE["samples"] | {"left_out": [0, 1, 2, 3, 4, 5]}}),
+        "all rounds are left out",
+    ),
     "more hits than images": (
         _changed(evidence=EVIDENCE | {"accuracy": EVIDENCE["accuracy"] | {"top1_correct": 99_999}}),
         "the accuracy counts contradict one another",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -17,16 +18,29 @@ from untrained_runs import make_run
 
 from effvit.errors import BackendUnavailableError, CheckpointError, DataError, UnknownNameError, UsageError
 from effvit.export.base import backends
+from effvit.profiling.disturbance import PROC_STAT, Tolerance
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan
 from effvit.profiling.records import Outcome
-from effvit.profiling.results import read
+from effvit.profiling.results import append, read
 from effvit.profiling.sweep import run_sweep
 from effvit.run import Run
 from effvit.spec import Precision
 
+# Whatever goes on beside the tests: these are about what becomes of cells, not about their numbers.
+ANYTHING = Tolerance(steal=math.inf, others=math.inf, idle=0, clock=0)
 QUICK = Effort(
-    threads=1, rounds=3, samples=3, least_s=0, most_s=5, warmup_s=0, timeout_s=60, eval_images=40, verify_images=16
+    threads=1,
+    rounds=3,
+    samples=3,
+    least_s=0,
+    most_s=5,
+    warmup_s=0,
+    timeout_s=60,
+    eval_images=40,
+    verify_images=16,
+    max_noise=math.inf,
+    tolerance=ANYTHING,
 )
 
 
@@ -181,6 +195,37 @@ def test_a_hanging_cell_times_out(runs: list[Run], pixels: PixelStore, tmp_path:
     (outcome,) = sweep(plan(runs[:1], "hanging"), tmp_path / "results.jsonl", pixels, effort=effort)
     assert (outcome.status, outcome.stage) == ("timeout", "open")
     assert "6 s" in outcome.reason
+
+
+def test_a_cell_that_stays_disturbed_is_unstable_and_keeps_its_numbers(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    results, log = tmp_path / "results.jsonl", Log()
+    # Less than nothing is tolerated, so that every round is disturbed.
+    effort = replace(QUICK, rounds=2, tolerance=replace(ANYTHING, steal=-math.inf))
+    if not PROC_STAT.exists():
+        pytest.skip("steal is read from /proc/stat")
+    (outcome,) = sweep(plan(runs[:1]), results, pixels, log, effort=effort)
+    assert (outcome.status, outcome.stage) == ("unstable", "measure")
+    assert outcome.reason.startswith("4 of 4 rounds were disturbed; in the last of them the hypervisor took")
+    assert outcome.evidence is not None
+    assert len(outcome.evidence.samples.seconds) == 8
+    assert all(turn.conditions.cpu_s > 0 for turn in outcome.evidence.turns)
+    assert read(results) == log.fresh == [outcome]
+
+
+def test_an_unstable_cell_is_tried_again_with_those_of_its_rounds_when_asked_for(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    results, wanted = tmp_path / "results.jsonl", plan(runs, batches=(1, 2))
+    outcomes = sweep(wanted, results, pixels)
+    append(results, replace(outcomes[1], status="unstable", stage="measure", reason="a neighbour"))
+    again, retried = Log(), Log()
+    sweep(wanted, results, pixels, again)
+    assert (len(again.fresh), len(again.known)) == (0, 4)
+    sweep(wanted, results, pixels, retried, retry=True)
+    assert [outcome.cell for outcome in retried.fresh] == [outcome.cell for outcome in outcomes[:2]]
+    assert {outcome.status for outcome in read(results)} == {"ok"}
 
 
 def test_a_precision_that_a_runtime_lacks_is_unsupported(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
