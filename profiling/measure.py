@@ -18,7 +18,17 @@ from effvit.profiling.isolate import CellFailure, IsolatedWorker
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group
 from effvit.profiling.preparation import EVALUATION_BATCH, Preparation, Refusal
-from effvit.profiling.records import ArtifactFacts, Evidence, HostMemory, Outcome, Samples, Stage, Throughput
+from effvit.profiling.records import (
+    ArtifactFacts,
+    Calibration,
+    CallWork,
+    Evidence,
+    HostMemory,
+    Outcome,
+    Samples,
+    Stage,
+    Throughput,
+)
 from effvit.profiling.timer import CLOCK, Round
 from effvit.run import Run
 from effvit.spec import Precision
@@ -31,7 +41,7 @@ class Bench:
     """What every measurement of a sweep shares.
 
     `accuracies` remembers what was measured before: accuracy does not depend on the batch. `stage` is told what takes
-    a while; `start` starts a worker with a time limit in seconds.
+    a while; `start` starts a worker with a time limit in seconds. `calibration` is this machine's, None if it failed.
     """
 
     effort: Effort
@@ -40,6 +50,7 @@ class Bench:
     accuracies: dict[AccuracyKey, Accuracy]
     stage: Callable[[str], None]
     start: Callable[[float], IsolatedWorker] = IsolatedWorker
+    calibration: Calibration | None = None
 
 
 class Contender:
@@ -79,7 +90,7 @@ def measure_group(bench: Bench, group: Group, artifacts: Sequence[tuple[Run, Art
         ]
         _GroupMeasurement(bench, group).carry_out(contenders)
     comparison = uuid.uuid4().hex[:12]
-    return [_result(contender, group, bench.effort, comparison) for contender in contenders]
+    return [_result(contender, group, bench, comparison) for contender in contenders]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +168,7 @@ def known_accuracies(outcomes: Sequence[Outcome]) -> dict[AccuracyKey, Accuracy]
     return known
 
 
-def _result(contender: Contender, group: Group, effort: Effort, comparison: str) -> Evidence | Refusal:
+def _result(contender: Contender, group: Group, bench: Bench, comparison: str) -> Evidence | Refusal:
     if contender.refusal is not None:
         return contender.refusal
     assert contender.memory is not None  # it was opened, or it would have been refused
@@ -165,7 +176,7 @@ def _result(contender: Contender, group: Group, effort: Effort, comparison: str)
     return Evidence(
         comparison=comparison,
         artifact=ArtifactFacts(Path(artifact.path).name, artifact.sha256, artifact.size_bytes, artifact.build_s),
-        samples=_samples(rounds, effort),
+        samples=_samples(rounds, bench.effort),
         throughput=Throughput(tuple((one.block_launches * group.workload.batch, one.block_s) for one in rounds)),
         memory=contender.memory,
         cost=artifact.cost,
@@ -173,7 +184,17 @@ def _result(contender: Contender, group: Group, effort: Effort, comparison: str)
         first_s=contender.first_s,
         parity=artifact.parity,
         accuracy=contender.accuracy,
+        work=_work(artifact, group),
+        # It is the processor's, and says nothing about an artifact bound to a GPU.
+        calibration=None if group.backend.device_bound else bench.calibration,
     )
+
+
+def _work(artifact: Artifact, group: Group) -> CallWork:
+    images, cost = group.workload.batch, artifact.cost
+    if cost.least_moved is None:
+        return CallWork(images, None)
+    return CallWork(images, (cost.parameters + images * cost.least_moved) * group.precision.size_bytes)
 
 
 def _samples(rounds: Sequence[Round], effort: Effort) -> Samples:

@@ -85,11 +85,49 @@ class ArtifactFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """The best that this machine did in numpy with `threads` threads, in fp32 multiply-accumulates and bytes a second.
+
+    The bytes are those of a copy, `copied_bytes` read and as many written; `library` names what multiplied matrices.
+    `core_share` is the processor time that the best product got, as a share of that of its cores.
+    """
+
+    macs_per_s: float
+    bytes_per_s: float
+    threads: int
+    core_share: float
+    copied_bytes: int
+    library: str
+
+    def __post_init__(self) -> None:
+        if min(self.macs_per_s, self.bytes_per_s) <= 0:
+            raise ValueError(f"rates must be positive, not {self.macs_per_s} and {self.bytes_per_s}")
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes took more than a tenth of its cores."""
+        return self.core_share < 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class CallWork:
+    """What one call does: its `images`, and the bytes it cannot but move unless they stay in a cache.
+
+    Those are every weight once and, for each image, what `Cost.least_moved` counts, in the type the cell computes in.
+    None: the artifact was made by a version that did not count them.
+    """
+
+    images: int
+    least_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything measured on one cell; all of it belongs to one artifact.
 
     Cells with the same `comparison` were measured in the same interleaved rounds: only between those is a ratio of
     times paired round by round. `open_s` is loading the artifact, `first_s` the first launch, both before any warm-up.
+    `calibration` is of the processor, and None for a cell that another device computed or where it failed.
     """
 
     comparison: str
@@ -102,6 +140,8 @@ class Evidence:
     first_s: float
     parity: Parity | None
     accuracy: Accuracy | None
+    work: CallWork | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from effvit.environment import capture_environment
 from effvit.export.base import Artifact
+from effvit.profiling.calibration import calibrated
 from effvit.profiling.isolate import IsolatedWorker
 from effvit.profiling.measure import Bench, known_accuracies, measure_group
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group, Plan
 from effvit.profiling.preparation import Preparation, Refusal
-from effvit.profiling.records import FAILURES, Evidence, Outcome
+from effvit.profiling.records import FAILURES, Calibration, Evidence, Outcome
 from effvit.profiling.results import append, read_finished
 from effvit.run import Run
 from effvit.spec import Workload
+
+Calibrate = Callable[[int, Callable[[str], None]], Calibration | None]
 
 
 class Listener(Protocol):
@@ -42,6 +46,7 @@ def run_sweep(
     *,
     retry_failed: bool = False,
     start: Callable[[float], IsolatedWorker] = IsolatedWorker,
+    calibrate: Calibrate = calibrated,
 ) -> list[Outcome]:
     """Measure every cell of `plan` that `results` does not hold yet, and return the outcomes of all of them.
 
@@ -61,7 +66,7 @@ def run_sweep(
         for outcome in read_finished(results)
         if outcome.environment.key == here and not (retry_failed and outcome.status in FAILURES)
     ]
-    return _Sweep(plan, effort, results, earlier, pixels, listener, start).run()
+    return _Sweep(plan, effort, results, earlier, pixels, listener, start, calibrate).run()
 
 
 class _Sweep:
@@ -74,8 +79,9 @@ class _Sweep:
         pixels: PixelStore,
         listener: Listener,
         start: Callable[[float], IsolatedWorker],
+        calibrate: Calibrate,
     ) -> None:
-        self.plan, self.results, self.listener = plan, results, listener
+        self.plan, self.results, self.listener, self.calibrate = plan, results, listener, calibrate
         self.environment = capture_environment(effort.threads)
         self.done = {outcome.cell.key: outcome for outcome in earlier}
         self.preparation = Preparation(effort, pixels, listener.stage)
@@ -84,6 +90,9 @@ class _Sweep:
     def run(self) -> list[Outcome]:
         groups = self.plan.groups()
         self.listener.planned(len(groups) * len(self.plan.runs))
+        if any(group.cell(run).key not in self.done for group in groups for run in self.plan.runs):
+            calibration = self.calibrate(self.environment.threads, self.listener.stage)
+            self.bench = replace(self.bench, calibration=calibration)
         for group in groups:
             missing = []
             for run in self.plan.runs:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from effvit.profiling.records import (
     Accuracy,
     ArtifactFacts,
+    Calibration,
+    CallWork,
     Cell,
     Cost,
     Environment,
@@ -73,7 +75,11 @@ def make_cost(attention: str = "softmax", px: int = 224) -> Cost:
     tokens = (px // 16) ** 2 + 1
     share, quadratic = _CORE[attention]
     core_macs = int(share * 12 * 2 * 192 * tokens * (tokens if quadratic else 197))
-    return Cost(5_700_000, 12 * 12 * 192 * 192 * tokens + core_macs, core_macs, tokens)
+    moved = 3 * px * px + 2 * 13 * 192 * tokens
+    return Cost(5_700_000, 12 * 12 * 192 * 192 * tokens + core_macs, core_macs, tokens, moved)
+
+
+CALIBRATION = Calibration(2e11, 2e10, threads=4, core_share=1.0, copied_bytes=2**28, library="numpy 2.4.0, some BLAS")
 
 
 def make_evidence(cell: Cell, seed: int = 0) -> Evidence:
@@ -98,6 +104,8 @@ def make_evidence(cell: Cell, seed: int = 0) -> Evidence:
         first_s=2 * launch_s,
         parity=Parity(64, 2.1e-5, 0.999999, 1.0, 1.0),
         accuracy=make_accuracy(_TOP1[attention] + 0.0001 * (px - 224)),
+        work=CallWork(batch, 4 * (cost.parameters + batch * (cost.least_moved or 0))),
+        calibration=CALIBRATION,
     )
 
 

@@ -52,6 +52,15 @@ class Panel:
     drawings: tuple[Drawing, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """A table that is folded until it is asked for, and what its numbers mean."""
+
+    title: str
+    meaning: str
+    table: Table
+
+
 def html_text(rows: Sequence[Row]) -> str:
     """Return the report; every name in it that came from a file is escaped."""
     panels, specs = _panels(rows)
@@ -63,6 +72,7 @@ def html_text(rows: Sequence[Row]) -> str:
         paragraphs=summary.paragraphs(rows),
         panels=panels,
         full=_full_table(rows),
+        details=_details(rows),
         signs=display.SIGNS.splitlines(),
         ceiling=display.CEILING,
         baseline=BASELINE,
@@ -123,6 +133,13 @@ def _full_table(rows: Sequence[Row]) -> Table:
         for row, line in zip(rows, table.lines, strict=True)
     )
     return replace(table, lines=lines)
+
+
+def _details(rows: Sequence[Row]) -> list[Detail]:
+    """Return what the table of all cells has no room for."""
+    measured = [row for row in rows if row.outcome.evidence]
+    details = [Detail(title, meaning, _table(measured, columns)) for title, meaning, columns in display.DETAILS]
+    return details if measured else []
 
 
 def _facts(environment: Environment) -> list[tuple[str, str]]:

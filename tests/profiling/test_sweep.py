@@ -13,13 +13,14 @@ from pathlib import Path
 
 import fakes
 import pytest
+from outcomes import CALIBRATION
 from untrained_runs import make_run
 
 from effvit.errors import BackendUnavailableError, CheckpointError, DataError, UnknownNameError, UsageError
 from effvit.export.base import backends
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan
-from effvit.profiling.records import Outcome
+from effvit.profiling.records import CallWork, Outcome
 from effvit.profiling.results import read
 from effvit.profiling.sweep import run_sweep
 from effvit.run import Run
@@ -80,7 +81,16 @@ def sweep(
     effort: Effort = QUICK,
     retry: bool = False,
 ) -> list[Outcome]:
-    return run_sweep(wanted, effort, results, pixels, log or Log(), retry_failed=retry, start=fakes.start_worker)
+    return run_sweep(
+        wanted,
+        effort,
+        results,
+        pixels,
+        log or Log(),
+        retry_failed=retry,
+        start=fakes.start_worker,
+        calibrate=lambda _threads, _stage: CALIBRATION,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +123,10 @@ def test_the_evidence_of_a_cell_belongs_to_its_artifact(measured: tuple[Path, li
         assert evidence.samples.rounds == (0, 1, 2)
         assert len(evidence.throughput.blocks) == 3
         assert evidence.throughput.blocks[0][0] == 2 * outcome.cell.workload.batch
+        batch, cost = outcome.cell.workload.batch, evidence.cost
+        assert cost.least_moved is not None
+        assert evidence.work == CallWork(batch, 4 * (cost.parameters + batch * cost.least_moved))
+        assert evidence.calibration == CALIBRATION
         assert evidence.memory.peak_bytes is not None
         assert evidence.memory.before_bytes is not None
         assert evidence.memory.peak_bytes > evidence.memory.before_bytes > 0
