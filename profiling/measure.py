@@ -83,12 +83,15 @@ def measure_group(bench: Bench, group: Group, artifacts: Sequence[tuple[Run, Art
         DataError: The images are gone, or not the same any more.
         StorageError: The disk is full.
     """
+    measurement = _GroupMeasurement(bench, group)
     with ExitStack() as stack:
         contenders = [
             Contender(run, artifact, stack.enter_context(bench.start(bench.effort.timeout_s)))
             for run, artifact in artifacts
         ]
-        _GroupMeasurement(bench, group).carry_out(contenders)
+        measurement.carry_out(contenders)
+    for contender in contenders:
+        measurement.weigh(contender)
     comparison = uuid.uuid4().hex[:12]
     return [_result(contender, group, bench, comparison) for contender in contenders]
 
@@ -118,7 +121,7 @@ class _GroupMeasurement:
     def _open_one(self, contender: Contender) -> None:
         group, effort, run = self.group, self.bench.effort, contender.run
         pixels = self.bench.pixels.get(run, group.workload.height, group.workload.width, effort.eval_images)
-        contender.open_s, contender.first_s, contender.memory = contender.worker.open(
+        contender.open_s, contender.first_s = contender.worker.open(
             group.backend.name, contender.artifact, group.workload.batch, effort.threads, pixels.path
         )
         contender.artifact = self.bench.preparation.verified(group, run, contender.artifact, contender.worker)
@@ -156,6 +159,23 @@ class _GroupMeasurement:
             self.bench.accuracies[key] = known
         contender.accuracy = known
 
+    def weigh(self, contender: Contender) -> None:
+        """Read the memory of a contender that was measured, in a fresh process in which nothing is timed."""
+        if contender.refusal is not None:
+            return
+        group, effort, run = self.group, self.bench.effort, contender.run
+        self.bench.stage(f"memory of {run.record.spec.attention}, {group}")
+        pixels = self.bench.pixels.get(run, group.workload.height, group.workload.width, effort.eval_images)
+        with self.bench.start(effort.timeout_s) as worker:
+            try:
+                contender.memory = worker.memory(
+                    group.backend.name, contender.artifact, group.workload.batch, effort.threads, pixels.path
+                )
+            except CellFailure as failure:
+                # The times stand all the same.
+                reason = f"the process that was to read it failed: {failure.reason}"
+                contender.memory = HostMemory(None, None, "", reason)
+
 
 def known_accuracies(outcomes: Sequence[Outcome]) -> dict[AccuracyKey, Accuracy]:
     """Return the accuracies that earlier outcomes hold."""
@@ -171,7 +191,7 @@ def known_accuracies(outcomes: Sequence[Outcome]) -> dict[AccuracyKey, Accuracy]
 def _result(contender: Contender, group: Group, bench: Bench, comparison: str) -> Evidence | Refusal:
     if contender.refusal is not None:
         return contender.refusal
-    assert contender.memory is not None  # it was opened, or it would have been refused
+    assert contender.memory is not None  # it was weighed, or it would have been refused
     artifact, rounds = contender.artifact, contender.rounds
     return Evidence(
         comparison=comparison,

@@ -62,16 +62,25 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """Resident memory of the worker process, in bytes, read from `source`.
+    """Resident memory in bytes of a process that runs the cell and nothing else, untimed, read from `source`.
 
-    `before_bytes` was read when the runtime had been imported and nothing opened, `peak_bytes` after the first
-    launches. None: the reading is not available here, and `note` says why.
+    In the order of their reading: `start_bytes` with Python and effvit alone, `before_bytes` with the runtime imported
+    and nothing opened, `loaded_bytes` with the artifact opened, `bound_bytes` with the images in place, which take
+    `images_bytes` themselves. `launch_peak_bytes` is the highest during the launches that followed, `peak_bytes` that
+    of the whole process, and `virtual_peak_bytes` the most it reserved, used or not. None: the reading is not available
+    here, and `note` says why.
     """
 
     before_bytes: int | None
     peak_bytes: int | None
     source: str
     note: str = ""
+    start_bytes: int | None = None
+    loaded_bytes: int | None = None
+    bound_bytes: int | None = None
+    images_bytes: int | None = None
+    launch_peak_bytes: int | None = None
+    virtual_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,6 @@ CEILING = (
     "key and value projections also saves outside the core and may exceed it."
 )
 
-EFFICIENCY_MEANING = (
-    "What the model's multiply-accumulates and bytes take of what numpy reached on this machine in fp32: in products "
-    "of square matrices, and in copies of arrays that no cache holds. A runtime's kernels may be faster than numpy's, "
-    "so a share may exceed 100 %. The bytes are a lower bound: every weight once a call, pixels once, and what passes "
-    "from block to block twice; where a cache holds them, less comes from memory. A cell is bound by what of the two "
-    "takes longer, which is its roofline."
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -90,20 +82,6 @@ def top1_gap(row: Row) -> str:
     """Return the difference of top-1 in points: `-2 (±1)`."""
     gap = row.top1_gap
     return ABSENT if gap is None else quantities.points(gap.value, gap.low, gap.high)
-
-
-def macs_per_s(row: Row) -> str:
-    """Return multiply-accumulates a second: `61 GMAC/s`."""
-    reading = row.reading("rate.macs_per_s")
-    return ABSENT if reading.value is None else quantities.si(reading.value, "MAC/s", reading.low, reading.high)
-
-
-def bound(row: Row) -> str:
-    """Return what takes longer by the roofline: `compute` or `memory`."""
-    ratio = row.reading("efficiency.compute_to_memory").value
-    if ratio is None:
-        return ABSENT
-    return "compute" if ratio >= 1 else "memory"
 
 
 def fate(row: Row) -> str:
@@ -169,29 +147,6 @@ COLUMNS = (
     Column("MACs ratio", lambda row: _optional(row.macs_ratio, lambda value: f"{value:.2f}x")),
     Column("status", status, numeric=False),
 )
-
-
-def _percentage(name: str, least: str = "") -> Callable[[Row], str]:
-    """Return what renders the share called `name`: `61 % (±2)`, or `≥ 4 %` with a sign for `least`."""
-
-    def text(row: Row) -> str:
-        reading = row.reading(name)
-        return ABSENT if reading.value is None else least + quantities.percent(reading.value, reading.low, reading.high)
-
-    return text
-
-
-EFFICIENCY = (
-    *NAMING[1:],
-    Column("MACs a second", macs_per_s),
-    Column("of the GEMM rate", _percentage("efficiency.gemm_share")),
-    Column("of the bandwidth", _percentage("efficiency.bandwidth_share", "≥ ")),
-    Column("of the roofline", _percentage("efficiency.roofline_share", "≥ ")),
-    Column("bound by", bound, numeric=False),
-)
-
-# Title, meaning and columns of the tables behind the table.
-DETAILS = (("Efficiency", EFFICIENCY_MEANING, EFFICIENCY),)
 
 
 def columns(*titles: str) -> tuple[Column, ...]:

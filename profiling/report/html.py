@@ -16,6 +16,7 @@ from effvit.environment import Environment
 from effvit.profiling import results
 from effvit.profiling.records import SCHEMA
 from effvit.profiling.report import display, quantities, summary
+from effvit.profiling.report.details import DETAILS, Detail
 from effvit.profiling.report.figures import FIGURES, Figure, drawable
 from effvit.profiling.report.rows import Row, contexts, variant_order
 from effvit.spec import BASELINE
@@ -50,15 +51,6 @@ class Panel:
     title: str
     shown: bool
     drawings: tuple[Drawing, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Detail:
-    """A table that is folded until it is asked for, and what its numbers mean."""
-
-    title: str
-    meaning: str
-    table: Table
 
 
 def html_text(rows: Sequence[Row]) -> str:
@@ -135,11 +127,10 @@ def _full_table(rows: Sequence[Row]) -> Table:
     return replace(table, lines=lines)
 
 
-def _details(rows: Sequence[Row]) -> list[Detail]:
-    """Return what the table of all cells has no room for."""
+def _details(rows: Sequence[Row]) -> list[tuple[Detail, Table]]:
+    """Return the tables of what was measured that are folded until they are asked for."""
     measured = [row for row in rows if row.outcome.evidence]
-    details = [Detail(title, meaning, _table(measured, columns)) for title, meaning, columns in display.DETAILS]
-    return details if measured else []
+    return [(detail, _table(measured, detail.columns)) for detail in DETAILS] if measured else []
 
 
 def _facts(environment: Environment) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from effvit.profiling.metrics.base import Reading
-from effvit.profiling.report import display, quantities
+from effvit.profiling.report import details, display, quantities
 from effvit.profiling.report.rows import Row
 from effvit.spec import BASELINE
 
@@ -63,7 +63,7 @@ def _compared(row: Row) -> list[object]:
     times = [row.speedup.value, row.speedup.low, row.speedup.high] if row.speedup else [None] * 3
     gaps = [row.top1_gap.value, row.top1_gap.low, row.top1_gap.high] if row.top1_gap else [None] * 3
     fronts = [int(row.pareto_latency), int(row.pareto_memory)]
-    return [*times, row.ceiling, row.macs_ratio, *gaps, *fronts, _text(display.bound(row))]
+    return [*times, row.ceiling, row.macs_ratio, *gaps, *fronts, _text(details.bound(row))]
 
 
 def _text(shown: str) -> str:

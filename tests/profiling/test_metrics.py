@@ -50,6 +50,34 @@ def test_memory_of_the_model_is_what_the_peak_adds() -> None:
     assert _reading("memory.host_model_bytes", evidence).value == 250
 
 
+def test_the_lines_of_the_ledger_and_the_residual_add_up_to_the_peak() -> None:
+    memory = HostMemory(
+        before_bytes=100,
+        peak_bytes=350,
+        source="VmHWM",
+        start_bytes=30,
+        loaded_bytes=220,
+        bound_bytes=240,
+        images_bytes=16,
+        launch_peak_bytes=330,
+        virtual_peak_bytes=900,
+    )
+    evidence = replace(EVIDENCE, memory=memory, artifact=replace(EVIDENCE.artifact, size_bytes=80))
+    lines = {"python": 30, "runtime": 70, "weights": 80, "images": 16, "activations": 90, "residual": 64}
+    found = {name: _reading(f"memory.{name}_bytes", evidence).value for name in lines}
+    assert found == lines
+    assert sum(lines.values()) == 350
+    assert _reading("memory.virtual_peak_bytes", evidence).value == 900
+
+
+def test_without_the_peak_of_the_launches_neither_activations_nor_residual_are_known() -> None:
+    memory = HostMemory(100, 350, "VmHWM", "the peaks cannot be told apart", 30, 220, 240, 16, None)
+    evidence = replace(EVIDENCE, memory=memory)
+    for name in ("memory.activations_bytes", "memory.residual_bytes"):
+        assert _reading(name, evidence) == Reading(name, None, note="not available: the peaks cannot be told apart")
+    assert _reading("memory.host_peak_bytes", evidence).value == 350
+
+
 def test_balanced_accuracy_weighs_classes_equally_and_leaves_out_unseen_ones() -> None:
     accuracy = Accuracy(110, 110, 95, None, (100, 10, 0), (90, 5, 0))
     evidence = replace(EVIDENCE, accuracy=accuracy)

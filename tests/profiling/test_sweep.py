@@ -127,9 +127,12 @@ def test_the_evidence_of_a_cell_belongs_to_its_artifact(measured: tuple[Path, li
         assert cost.least_moved is not None
         assert evidence.work == CallWork(batch, 4 * (cost.parameters + batch * cost.least_moved))
         assert evidence.calibration == CALIBRATION
-        assert evidence.memory.peak_bytes is not None
-        assert evidence.memory.before_bytes is not None
-        assert evidence.memory.peak_bytes > evidence.memory.before_bytes > 0
+        memory = evidence.memory
+        assert memory.peak_bytes is not None
+        assert memory.before_bytes is not None
+        assert memory.start_bytes is not None
+        assert memory.peak_bytes > memory.before_bytes > memory.start_bytes > 0
+        assert memory.images_bytes == batch * 3 * outcome.cell.workload.height**2 * 4
 
 
 def test_variants_of_one_workload_share_their_rounds(measured: tuple[Path, list[Outcome], Log]) -> None:
