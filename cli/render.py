@@ -17,6 +17,7 @@ from effvit.spec import Workload
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from effvit.profiling.frontier import Frontier
     from effvit.prospect import Prospect
 
 _PROSE_WIDTH = 88  # what reads well where there is no terminal to fit into
@@ -125,6 +126,40 @@ def comparison_parts(prospects: Sequence[Prospect]) -> list[RenderableType]:
     ratios.add_row("(ceiling)", *(_times(promise.ceiling) for promise in promises))
     tables = (_of_numbers(ratios), "", _of_numbers(moved))
     return [f"{model}, one image:", *tables, f"\n{_MACS_LEGEND}", _BYTES_LEGEND]
+
+
+def batches_table(frontiers: Sequence[Frontier]) -> Table:
+    """Return the largest batch that fitted of every search, and what ended it."""
+    table = _plain("attention", "backend", "precision", "px", "largest batch", "peak memory", "limit", "ended by")
+    for column in table.columns[3:7]:
+        column.justify = "right"
+    for frontier in frontiers:
+        cell, largest = frontier.cell, frontier.largest
+        peak = None if largest is None else largest.peak_bytes
+        limit = frontier.tries[-1].limit_bytes if frontier.tries else None
+        table.add_row(
+            cell.model.attention,
+            cell.backend,
+            str(cell.precision),
+            cell.workload.resolution,
+            quantities.ABSENT if largest is None else _at_least(largest.batch, frontier),
+            quantities.ABSENT if peak is None else quantities.size(peak),
+            "none" if limit is None else quantities.size(limit),
+            _ending(frontier),
+        )
+    return table
+
+
+def _at_least(batch: int, frontier: Frontier) -> str:
+    return str(batch) if frontier.stopped == "found" else f"≥ {batch}"
+
+
+def _ending(frontier: Frontier) -> str:
+    """Return what ended a search: `batch 97: MemoryError`, `time limit`."""
+    if frontier.stopped != "found":
+        return frontier.reason or frontier.stopped
+    first = min((one for one in frontier.tries if one.status == "oom"), key=lambda one: one.batch)
+    return f"batch {first.batch}: {first.reason}"
 
 
 def _times(ratio: float | None) -> str:
