@@ -14,6 +14,7 @@ from pathlib import Path
 from effvit.accuracy import Accuracy
 from effvit.errors import MismatchError
 from effvit.export.base import Artifact
+from effvit.profiling.energy import MEASURED_S, NO_INSTRUMENTS, Instruments, measure_energy
 from effvit.profiling.isolate import CellFailure, IsolatedWorker
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group
@@ -22,6 +23,7 @@ from effvit.profiling.records import (
     ArtifactFacts,
     Calibration,
     CallWork,
+    Energy,
     Evidence,
     HostMemory,
     Outcome,
@@ -42,6 +44,7 @@ class Bench:
 
     `accuracies` remembers what was measured before: accuracy does not depend on the batch. `stage` is told what takes
     a while; `start` starts a worker with a time limit in seconds. `calibration` is this machine's, None if it failed.
+    `instruments` are its energy counters.
     """
 
     effort: Effort
@@ -51,6 +54,7 @@ class Bench:
     stage: Callable[[str], None]
     start: Callable[[float], IsolatedWorker] = IsolatedWorker
     calibration: Calibration | None = None
+    instruments: Instruments = NO_INSTRUMENTS
 
 
 class Contender:
@@ -62,6 +66,7 @@ class Contender:
         self.memory: HostMemory | None = None
         self.rounds: list[Round] = []
         self.accuracy: Accuracy | None = None
+        self.energy: Energy | None = None
         self.refusal: Refusal | None = None
 
     def attempt(self, stage: Stage, work: Callable[[], None]) -> None:
@@ -107,6 +112,8 @@ class _GroupMeasurement:
         self._time(contenders)
         for contender in contenders:
             contender.attempt("accuracy", partial(self._evaluate, contender))
+        for contender in contenders:
+            self._meter(contender)
 
     def _open(self, contenders: Sequence[Contender]) -> None:
         self.bench.stage(f"opening {self.group}")
@@ -159,6 +166,22 @@ class _GroupMeasurement:
             self.bench.accuracies[key] = known
         contender.accuracy = known
 
+    def _meter(self, contender: Contender) -> None:
+        """Read the energy counters over calls of a contender that was measured, in a pass that gives no times."""
+        if contender.refusal is not None:
+            return
+
+        def calls() -> int:
+            one = contender.worker.round(samples=1, least_s=MEASURED_S, most_s=MEASURED_S, warmup_s=0)
+            return (one.warmup + len(one.seconds) + one.block_launches) * self.group.workload.batch
+
+        if self.bench.instruments.counters:
+            self.bench.stage(f"energy of {contender.run.record.spec.attention}, {self.group}")
+        try:
+            contender.energy = measure_energy(self.bench.instruments, calls)
+        except CellFailure as failure:
+            contender.energy = Energy((), 0, f"the pass with energy counters failed: {failure.reason}")
+
     def weigh(self, contender: Contender) -> None:
         """Read the memory of a contender that was measured, in a fresh process in which nothing is timed."""
         if contender.refusal is not None:
@@ -207,6 +230,7 @@ def _result(contender: Contender, group: Group, bench: Bench, comparison: str) -
         work=_work(artifact, group),
         # It is the processor's, and says nothing about an artifact bound to a GPU.
         calibration=None if group.backend.device_bound else bench.calibration,
+        energy=contender.energy,
     )
 
 

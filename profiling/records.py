@@ -131,6 +131,31 @@ class CallWork:
 
 
 @dataclass(frozen=True, slots=True)
+class EnergyWindow:
+    """What one device took, by the counter `source`: `joules` in `seconds` of calls, and before that while idle."""
+
+    device: Literal["cpu", "gpu"]
+    source: str
+    joules: float
+    seconds: float
+    idle_joules: float
+    idle_s: float
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0 or self.idle_s <= 0:
+            raise ValueError(f"energy takes time, not {self.seconds} and {self.idle_s} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """A pass of its own in which `images` went through; no window where no counter can be read, and `note` says why."""
+
+    windows: tuple[EnergyWindow, ...]
+    images: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything measured on one cell; all of it belongs to one artifact.
 
@@ -151,6 +176,7 @@ class Evidence:
     accuracy: Accuracy | None
     work: CallWork | None = None
     calibration: Calibration | None = None
+    energy: Energy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Protocol
 from effvit.environment import capture_environment
 from effvit.export.base import Artifact
 from effvit.profiling.calibration import calibrated
+from effvit.profiling.energy import Instruments, instruments
 from effvit.profiling.isolate import IsolatedWorker
 from effvit.profiling.measure import Bench, known_accuracies, measure_group
 from effvit.profiling.pixels import PixelStore
@@ -47,6 +48,7 @@ def run_sweep(
     retry_failed: bool = False,
     start: Callable[[float], IsolatedWorker] = IsolatedWorker,
     calibrate: Calibrate = calibrated,
+    counters: Callable[[], Instruments] = instruments,
 ) -> list[Outcome]:
     """Measure every cell of `plan` that `results` does not hold yet, and return the outcomes of all of them.
 
@@ -66,7 +68,7 @@ def run_sweep(
         for outcome in read_finished(results)
         if outcome.environment.key == here and not (retry_failed and outcome.status in FAILURES)
     ]
-    return _Sweep(plan, effort, results, earlier, pixels, listener, start, calibrate).run()
+    return _Sweep(plan, effort, results, earlier, pixels, listener, start, calibrate, counters).run()
 
 
 class _Sweep:
@@ -80,8 +82,10 @@ class _Sweep:
         listener: Listener,
         start: Callable[[float], IsolatedWorker],
         calibrate: Calibrate,
+        counters: Callable[[], Instruments],
     ) -> None:
         self.plan, self.results, self.listener, self.calibrate = plan, results, listener, calibrate
+        self.counters = counters
         self.environment = capture_environment(effort.threads)
         self.done = {outcome.cell.key: outcome for outcome in earlier}
         self.preparation = Preparation(effort, pixels, listener.stage)
@@ -92,7 +96,7 @@ class _Sweep:
         self.listener.planned(len(groups) * len(self.plan.runs))
         if any(group.cell(run).key not in self.done for group in groups for run in self.plan.runs):
             calibration = self.calibrate(self.environment.threads, self.listener.stage)
-            self.bench = replace(self.bench, calibration=calibration)
+            self.bench = replace(self.bench, calibration=calibration, instruments=self.counters())
         for group in groups:
             missing = []
             for run in self.plan.runs:
