@@ -142,7 +142,7 @@ def batches_table(frontiers: Sequence[Frontier]) -> Table:
             cell.backend,
             str(cell.precision),
             cell.workload.resolution,
-            quantities.ABSENT if largest is None else _at_least(largest.batch, frontier),
+            _fitting(frontier),
             quantities.ABSENT if peak is None else quantities.size(peak),
             "none" if limit is None else quantities.size(limit),
             _ending(frontier),
@@ -150,16 +150,22 @@ def batches_table(frontiers: Sequence[Frontier]) -> Table:
     return table
 
 
-def _at_least(batch: int, frontier: Frontier) -> str:
-    return str(batch) if frontier.stopped == "found" else f"≥ {batch}"
+def _fitting(frontier: Frontier) -> str:
+    """Return the largest batch as far as it is known: `96`, `96-127`, `≥ 96`."""
+    largest, too_large = frontier.largest, frontier.too_large
+    if largest is None:
+        return "0" if too_large is not None and too_large.batch == 1 else quantities.ABSENT
+    if too_large is None:
+        return f"≥ {largest.batch}"
+    most = too_large.batch - 1
+    return str(largest.batch) if largest.batch == most else f"{largest.batch}-{most}"
 
 
 def _ending(frontier: Frontier) -> str:
-    """Return what ended a search: `batch 97: MemoryError`, `time limit`."""
-    if frontier.stopped != "found":
-        return frontier.reason or frontier.stopped
-    first = min((one for one in frontier.tries if one.status == "oom"), key=lambda one: one.batch)
-    return f"batch {first.batch}: {first.reason}"
+    """Return what ended a search: `no memory for 97`, `time limit`."""
+    if frontier.stopped == "found" and frontier.too_large is not None:
+        return f"no memory for {frontier.too_large.batch}"
+    return frontier.reason or frontier.stopped
 
 
 def _times(ratio: float | None) -> str:

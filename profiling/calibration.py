@@ -25,6 +25,7 @@ import numpy as np
 import effvit
 from effvit.environment import capture_environment, usable_cores
 from effvit.errors import StorageError
+from effvit.memory import available_bytes
 from effvit.profiling.records import Calibration
 from effvit.storage import user_cache, write_atomically
 
@@ -37,7 +38,7 @@ _TIMEOUT_S = 120.0
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNKNOWN_CACHE_BYTES = 32 * 2**20
 _CACHES_COPIED = 2  # from twice the cache to twice the cache: at most a fourth of it can be a hit
-_LEAST_COPIED_BYTES, _SHARE_OF_FREE = 64 * 2**20, 8
+_LEAST_COPIED_BYTES, _SHARE_OF_AVAILABLE = 64 * 2**20, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +118,10 @@ def _timed(work: Callable[[], object]) -> _Turn:
 
 
 def copied_bytes() -> int:
-    """Return how much is copied: more than the last cache holds, and no more than a part of the free memory."""
+    """Return how much is copied: more than the last cache holds, and no more than a part of the available memory."""
     wanted = max(_LEAST_COPIED_BYTES, _CACHES_COPIED * _cache_bytes())
-    return min(wanted, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // _SHARE_OF_FREE)
+    available = available_bytes()
+    return wanted if available is None else min(wanted, available // _SHARE_OF_AVAILABLE)
 
 
 def _cache_bytes() -> int:

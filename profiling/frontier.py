@@ -61,6 +61,11 @@ class Frontier:
         """The largest batch that fitted; None where not even one image did, or nothing was tried."""
         return max((one for one in self.tries if one.status == "ok"), key=lambda one: one.batch, default=None)
 
+    @property
+    def too_large(self) -> Try | None:
+        """The smallest batch that did not fit; None where every batch did, or nothing was tried."""
+        return min((one for one in self.tries if one.status == "oom"), key=lambda one: one.batch, default=None)
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -114,7 +119,8 @@ def search(attempt: Callable[[int], Try], most: int, in_time: Callable[[], bool]
         elif tries[-1].status == "oom":
             fails = tries[-1].batch
         else:
-            return tuple(tries), "failed"
+            late = tries[-1].status == "timeout" and not in_time()
+            return tuple(tries), "time limit" if late else "failed"
     return tuple(tries), "batch limit" if fits == most else "found"
 
 
@@ -200,11 +206,13 @@ class _Searches:
             return Frontier(group.cell(run), self.environment, run.name, (), "failed", artifact.reason)
         memory_bytes = self.bounds.memory_bytes or available_bytes()
 
+        deadline = time.monotonic() + self.bounds.seconds
+
         def attempt(batch: int) -> Try:
             stage(f"{run.record.spec.attention}, {group}: {batch} images")
-            return self._attempt(group, run, artifact, batch, memory_bytes)
+            timeout_s = max(0.0, min(self.effort.timeout_s, deadline - time.monotonic()))
+            return self._attempt(group, run, artifact, batch, memory_bytes, timeout_s)
 
-        deadline = time.monotonic() + self.bounds.seconds
         tries, stopped = search(attempt, self.bounds.batch, lambda: time.monotonic() < deadline)
         reason = f"batch {tries[-1].batch}: {tries[-1].reason}" if stopped == "failed" else ""
         return Frontier(group.cell(run), self.environment, run.name, tries, stopped, reason)
@@ -223,10 +231,12 @@ class _Searches:
         except MismatchError as error:
             return Refusal("failed", "verify", error.message)
 
-    def _attempt(self, group: Group, run: Run, artifact: Artifact, batch: int, memory_bytes: int | None) -> Try:
+    def _attempt(
+        self, group: Group, run: Run, artifact: Artifact, batch: int, memory_bytes: int | None, timeout_s: float
+    ) -> Try:
         limit_bytes = None
         try:
-            with self.start(self.effort.timeout_s) as worker:
+            with self.start(timeout_s) as worker:
                 if memory_bytes is not None:
                     limit_bytes = worker.limit_memory(memory_bytes)
                 memory = worker.memory(

@@ -138,8 +138,11 @@ class Worker:
 CALLS = ("prepare", "open", "memory", "limit_memory", "round", "predict", "evaluate")
 
 
-# What CUDA, PyTorch, ONNX Runtime and the C++ library say when there is no memory left.
-NO_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation")
+# What CUDA, PyTorch, ONNX Runtime, the C++ library, the system and its loader of libraries say when no memory is left.
+NO_MEMORY = (
+    "out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation",
+    "cannot allocate memory", "failed to map segment",
+)  # fmt: skip
 
 
 def serve(worker: Worker, lines: Any, answer: Callable[[dict[str, object]], None]) -> None:

@@ -70,7 +70,8 @@ def _gaps(note: str) -> tuple[Reading, ...]:
 
 
 def _note(calibration: Calibration) -> str:
-    rates = f"fp32 products and copies in {calibration.library}, {calibration.threads} threads"
+    threads = "1 thread" if calibration.threads == 1 else f"{calibration.threads} threads"
+    rates = f"fp32 products and copies in {calibration.library}, {threads}"
     return f"{rates}; {_DISTURBED}" if calibration.disturbed else rates
 
 

@@ -28,12 +28,22 @@ def shown(frontier: Frontier) -> str:
 
 
 def test_the_largest_batch_stands_beside_what_the_next_one_met() -> None:
-    assert shown(FRONTIER) == "softmax torch fp32 224 96 512 MiB 1.00 GiB batch 97: MemoryError"
+    assert shown(FRONTIER) == "softmax torch fp32 224 96 512 MiB 1.00 GiB no memory for 97"
 
 
 @pytest.mark.parametrize("stopped", ["batch limit", "time limit"])
 def test_a_search_that_was_ended_tells_a_lower_bound(stopped: Stopped) -> None:
-    assert shown(replace(FRONTIER, stopped=stopped)).endswith(f"≥ 96 512 MiB 1.00 GiB {stopped}")
+    assert shown(replace(FRONTIER, tries=(FITS,), stopped=stopped)).endswith(f" ≥ 96 512 MiB 1.00 GiB {stopped}")
+
+
+def test_a_search_that_ran_out_of_time_tells_both_bounds() -> None:
+    ended = replace(FRONTIER, tries=(FITS, Try(128, "oom", 2**30)), stopped="time limit")
+    assert shown(ended).endswith(" 96-127 512 MiB 1.00 GiB time limit")
+
+
+def test_a_model_of_which_nothing_fits_has_a_largest_batch_of_0() -> None:
+    nothing = replace(FRONTIER, tries=(Try(1, "oom", 2**20),))
+    assert shown(nothing).endswith(" 0 - 1.00 MiB no memory for 1")
 
 
 def test_a_search_that_failed_tells_why() -> None:

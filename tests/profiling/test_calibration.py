@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from outcomes import CALIBRATION
 
+from effvit import memory
 from effvit.profiling import calibration
 from effvit.profiling.calibration import calibrated
 from effvit.profiling.records import Calibration
@@ -117,7 +118,11 @@ def test_more_is_copied_than_the_caches_hold(tmp_path: Path, monkeypatch: pytest
         (tmp_path / f"index{index}").mkdir()
         (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
     monkeypatch.setattr(calibration, "CACHES", tmp_path)
-    monkeypatch.setattr("os.sysconf", lambda _name: 2**20)  # 2^20 pages of 2^20 bytes are free
+    meminfo = tmp_path / "meminfo"
+    monkeypatch.setattr(memory, "MEMINFO", meminfo)
+    meminfo.write_text("MemTotal:  67108864 kB\nMemAvailable:  33554432 kB\n")  # 32 GiB
     assert calibration.copied_bytes() == 2 * 105 * 2**20
-    monkeypatch.setattr("os.sysconf", lambda _name: 2**14)
+    meminfo.write_text("MemTotal:  67108864 kB\nMemAvailable:  262144 kB\n")  # 256 MiB
     assert calibration.copied_bytes() == 2**28 // 8
+    meminfo.unlink()
+    assert calibration.copied_bytes() == 2 * 105 * 2**20

@@ -62,6 +62,13 @@ def test_a_crash_says_nothing_about_memory() -> None:
     assert ([one.batch for one in tries], stopped) == ([1, 2, 4], "failed")
 
 
+def test_a_try_that_outlasts_the_search_is_its_time_limit() -> None:
+    left = iter([True, True, True, False])
+    tries, stopped = search(fitting(3, [], status="timeout"), 64, lambda: next(left))
+    assert ([one.batch for one in tries], stopped) == ([1, 2, 4], "time limit")
+    assert search(fitting(3, [], status="timeout"), 64, always)[1] == "failed"
+
+
 def test_a_search_ends_with_its_time() -> None:
     left = iter([True, True, True, False])
     tries, stopped = search(fitting(50, []), 64, lambda: next(left))
@@ -135,6 +142,15 @@ def test_the_frontier_is_where_one_image_more_needs_more_than_the_limit(
     assert searched(run, pixels, results, "greedy", bounds=bounds, log=again) == [found] == again.found
     assert again.stages == [], "it was searched before"
     assert read_frontiers(results) == [found]
+
+
+def test_a_process_that_has_no_room_for_its_runtime_is_out_of_memory(
+    run: Run, pixels: PixelStore, tmp_path: Path
+) -> None:
+    bounds = Bounds(memory_bytes=8 * 2**20)
+    (found,) = searched(run, pixels, tmp_path / "frontier.jsonl", "ort-cpu", bounds=bounds, log=Log())
+    assert ([(one.batch, one.status) for one in found.tries], found.stopped) == ([(1, "oom")], "found")
+    assert found.largest is None
 
 
 def test_a_backend_that_crashes_has_no_frontier_but_a_reason(run: Run, pixels: PixelStore, tmp_path: Path) -> None:
