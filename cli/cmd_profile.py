@@ -68,6 +68,15 @@ def profile(
     eval_images: Annotated[
         int, typer.Option(metavar="N", min=0, help="held-out images for accuracy, evenly over classes; 0 is all")
     ] = 500,
+    max_batch: Annotated[
+        bool, typer.Option("--max-batch", help="find the largest batch that fits into memory instead of measuring")
+    ] = False,
+    max_batch_limit: Annotated[
+        int, typer.Option("--max-batch-limit", metavar="N", min=1, help="with --max-batch: images a call, at most")
+    ] = 4096,
+    max_batch_s: Annotated[
+        float, typer.Option("--max-batch-s", metavar="SECONDS", help="with --max-batch: seconds a search, at most")
+    ] = 600.0,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
@@ -76,7 +85,9 @@ def profile(
 
     Cells that differ in the attention alone are measured in interleaved rounds, until their medians are known to
     --max-noise or --most-s is over. Results are appended to a file as cells finish; the same command started again goes
-    on from there.
+    on from there. With --max-batch nothing is timed and --batch has no meaning: batches are doubled and halved, each in
+    a process of its own, until one image more does not fit. What was found is kept in frontier.jsonl among the runs, or
+    in --out.
     """
     sizes = resolutions_from_text(res) if res is not None else None
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
@@ -98,7 +109,7 @@ def profile(
     plan = Plan(
         runs=tuple(chosen),
         resolutions=tuple(sizes or dict.fromkeys(one.record.spec.trained for one in chosen)),
-        batches=tuple(batches),
+        batches=(1,) if max_batch else tuple(batches),
         precisions=tuple(precisions),
         backends=tuple(backends) or available_backends(),
     )
@@ -113,6 +124,13 @@ def profile(
         eval_images=eval_images,
         max_noise=max_noise / 100,
     )
+    if max_batch:
+        from effvit.cli.frontier import show_largest_batches
+        from effvit.profiling.frontier import Bounds
+
+        bounds = Bounds(max_batch_limit, max_batch_s)
+        show_largest_batches(plan, effort, bounds, out or runs / "frontier.jsonl", json=json)
+        return
     results = out or runs / "results.jsonl"
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         display = SweepDisplay(progress)

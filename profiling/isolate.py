@@ -85,14 +85,24 @@ class IsolatedWorker:
         """Wait until the runtime is imported."""
         self._receive()
 
-    def open(
-        self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path
-    ) -> tuple[float, float, HostMemory]:
-        """Load the artifact and return (seconds to open, seconds of the first launch, memory)."""
+    def open(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> tuple[float, float]:
+        """Load the artifact and return (seconds to open, seconds of the first launch)."""
         result = self._call(
             "open", backend=backend, artifact=asdict(artifact), batch=batch, threads=threads, pixels=str(pixels)
         )
-        return result["open_s"], result["first_s"], msgspec.convert(result["memory"], HostMemory)
+        return result["open_s"], result["first_s"]
+
+    def memory(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> HostMemory:
+        """Load the artifact, run it, and return what memory that took; of use in a process that did nothing before."""
+        result = self._call(
+            "memory", backend=backend, artifact=asdict(artifact), batch=batch, threads=threads, pixels=str(pixels)
+        )
+        return msgspec.convert(result, HostMemory)
+
+    def limit_memory(self, memory_bytes: int) -> int:
+        """Let the worker take no more than so much data, or what it was limited to before; return the limit."""
+        limit: int = self._call("limit_memory", memory_bytes=memory_bytes)["memory_bytes"]
+        return limit
 
     def round(self, samples: int, least_s: float, most_s: float, warmup_s: float) -> Round:
         """Time one round."""

@@ -14,11 +14,22 @@ from pathlib import Path
 from effvit.accuracy import Accuracy
 from effvit.errors import MismatchError
 from effvit.export.base import Artifact
+from effvit.profiling.energy import MEASURED_S, NO_INSTRUMENTS, Instruments, measure_energy
 from effvit.profiling.isolate import CellFailure, IsolatedWorker
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group
 from effvit.profiling.preparation import EVALUATION_BATCH, Preparation, Refusal
-from effvit.profiling.records import ArtifactFacts, Evidence, HostMemory, Outcome, Stage, Throughput
+from effvit.profiling.records import (
+    ArtifactFacts,
+    Calibration,
+    CallWork,
+    Energy,
+    Evidence,
+    HostMemory,
+    Outcome,
+    Stage,
+    Throughput,
+)
 from effvit.profiling.stopping import Standing, standing
 from effvit.profiling.timer import Round
 from effvit.run import Run
@@ -32,7 +43,8 @@ class Bench:
     """What every measurement of a sweep shares.
 
     `accuracies` remembers what was measured before: accuracy does not depend on the batch. `stage` is told what takes
-    a while; `start` starts a worker with a time limit in seconds.
+    a while; `start` starts a worker with a time limit in seconds. `calibration` is this machine's, None if it failed.
+    `instruments` are its energy counters.
     """
 
     effort: Effort
@@ -41,6 +53,8 @@ class Bench:
     accuracies: dict[AccuracyKey, Accuracy]
     stage: Callable[[str], None]
     start: Callable[[float], IsolatedWorker] = IsolatedWorker
+    calibration: Calibration | None = None
+    instruments: Instruments = NO_INSTRUMENTS
 
 
 class Contender:
@@ -53,6 +67,7 @@ class Contender:
         self.rounds: list[tuple[int, Round]] = []
         self.standing: Standing | None = None
         self.accuracy: Accuracy | None = None
+        self.energy: Energy | None = None
         self.refusal: Refusal | None = None
 
     @property
@@ -86,14 +101,17 @@ def measure_group(bench: Bench, group: Group, artifacts: Sequence[tuple[Run, Art
         DataError: The images are gone, or not the same any more.
         StorageError: The disk is full.
     """
+    measurement = _GroupMeasurement(bench, group)
     with ExitStack() as stack:
         contenders = [
             Contender(run, artifact, stack.enter_context(bench.start(bench.effort.timeout_s)))
             for run, artifact in artifacts
         ]
-        _GroupMeasurement(bench, group).carry_out(contenders)
+        measurement.carry_out(contenders)
+    for contender in contenders:
+        measurement.weigh(contender)
     comparison = uuid.uuid4().hex[:12]
-    return [_result(contender, group, comparison) for contender in contenders]
+    return [_result(contender, group, bench, comparison) for contender in contenders]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +125,8 @@ class _GroupMeasurement:
         self._time(contenders)
         for contender in contenders:
             contender.attempt("accuracy", partial(self._evaluate, contender))
+        for contender in contenders:
+            self._meter(contender)
 
     def _open(self, contenders: Sequence[Contender]) -> None:
         self.bench.stage(f"opening {self.group}")
@@ -121,7 +141,7 @@ class _GroupMeasurement:
     def _open_one(self, contender: Contender) -> None:
         group, effort, run = self.group, self.bench.effort, contender.run
         pixels = self.bench.pixels.get(run, group.workload.height, group.workload.width, effort.eval_images)
-        contender.open_s, contender.first_s, contender.memory = contender.worker.open(
+        contender.open_s, contender.first_s = contender.worker.open(
             group.backend.name, contender.artifact, group.workload.batch, effort.threads, pixels.path
         )
         contender.artifact = self.bench.preparation.verified(group, run, contender.artifact, contender.worker)
@@ -161,6 +181,39 @@ class _GroupMeasurement:
             self.bench.accuracies[key] = known
         contender.accuracy = known
 
+    def _meter(self, contender: Contender) -> None:
+        """Read the energy counters over calls of a contender that was measured, in a pass that gives no times."""
+        if contender.refusal is not None:
+            return
+
+        def calls() -> int:
+            one = contender.worker.round(samples=1, least_s=MEASURED_S, most_s=MEASURED_S, warmup_s=0)
+            return (one.warmup + len(one.seconds) + one.block_launches) * self.group.workload.batch
+
+        if self.bench.instruments.counters:
+            self.bench.stage(f"energy of {contender.run.record.spec.attention}, {self.group}")
+        try:
+            contender.energy = measure_energy(self.bench.instruments, calls)
+        except CellFailure as failure:
+            contender.energy = Energy((), 0, f"the pass with energy counters failed: {failure.reason}")
+
+    def weigh(self, contender: Contender) -> None:
+        """Read the memory of a contender that was measured, in a fresh process in which nothing is timed."""
+        if contender.refusal is not None:
+            return
+        group, effort, run = self.group, self.bench.effort, contender.run
+        self.bench.stage(f"memory of {run.record.spec.attention}, {group}")
+        pixels = self.bench.pixels.get(run, group.workload.height, group.workload.width, effort.eval_images)
+        with self.bench.start(effort.timeout_s) as worker:
+            try:
+                contender.memory = worker.memory(
+                    group.backend.name, contender.artifact, group.workload.batch, effort.threads, pixels.path
+                )
+            except CellFailure as failure:
+                # The times stand all the same.
+                reason = f"the process that was to read it failed: {failure.reason}"
+                contender.memory = HostMemory(None, None, "", reason)
+
 
 def taking_part(contenders: Sequence[Contender], least: int) -> list[Contender]:
     """Return who is measured in the next round: everyone that needs one, and the baseline with them.
@@ -199,10 +252,10 @@ def known_accuracies(outcomes: Sequence[Outcome]) -> dict[AccuracyKey, Accuracy]
     return known
 
 
-def _result(contender: Contender, group: Group, comparison: str) -> Measured | Refusal:
+def _result(contender: Contender, group: Group, bench: Bench, comparison: str) -> Measured | Refusal:
     if contender.refusal is not None:
         return contender.refusal
-    # It was opened and had a round, or it would have been refused.
+    # It was opened, had a round and was weighed, or it would have been refused.
     assert contender.memory is not None
     assert contender.standing is not None
     artifact, state = contender.artifact, contender.standing
@@ -218,6 +271,10 @@ def _result(contender: Contender, group: Group, comparison: str) -> Measured | R
         parity=artifact.parity,
         accuracy=contender.accuracy,
         turns=state.turns,
+        work=_work(artifact, group),
+        # It is the processor's, and says nothing about an artifact bound to a GPU.
+        calibration=None if group.backend.device_bound else bench.calibration,
+        energy=contender.energy,
     )
     return Measured(evidence, state.unstable)
 
@@ -225,3 +282,10 @@ def _result(contender: Contender, group: Group, comparison: str) -> Measured | R
 def _throughput(rounds: Sequence[tuple[int, Round]], left_out: tuple[int, ...], batch: int) -> Throughput:
     blocks = tuple((one.block_launches * batch, one.block_s) for _, one in rounds)
     return Throughput(blocks, tuple(place for place, (number, _) in enumerate(rounds) if number in left_out))
+
+
+def _work(artifact: Artifact, group: Group) -> CallWork:
+    images, cost = group.workload.batch, artifact.cost
+    if cost.least_moved is None:
+        return CallWork(images, None)
+    return CallWork(images, (cost.parameters + images * cost.least_moved) * group.precision.size_bytes)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from effvit.environment import capture_environment
 from effvit.export.base import Artifact
+from effvit.profiling.calibration import calibrated
+from effvit.profiling.energy import Instruments, instruments
 from effvit.profiling.isolate import IsolatedWorker
 from effvit.profiling.measure import Bench, Measured, known_accuracies, measure_group
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group, Plan
 from effvit.profiling.preparation import Preparation, Refusal
-from effvit.profiling.records import FAILURES, Outcome, Stage, Status
+from effvit.profiling.records import FAILURES, Calibration, Outcome, Stage, Status
 from effvit.profiling.results import append, read_finished
 from effvit.run import Run
 from effvit.spec import Workload
+
+Calibrate = Callable[[int, Callable[[str], None]], Calibration | None]
 
 
 class Listener(Protocol):
@@ -42,6 +47,8 @@ def run_sweep(
     *,
     retry_failed: bool = False,
     start: Callable[[float], IsolatedWorker] = IsolatedWorker,
+    calibrate: Calibrate = calibrated,
+    counters: Callable[[], Instruments] = instruments,
 ) -> list[Outcome]:
     """Measure every cell of `plan` that `results` does not hold yet, and return the outcomes of all of them.
 
@@ -60,7 +67,7 @@ def run_sweep(
     earlier = [outcome for outcome in read_finished(results) if outcome.environment.key == here]
     if retry_failed:
         earlier = _reliable(earlier)
-    return _Sweep(plan, effort, results, earlier, pixels, listener, start).run()
+    return _Sweep(plan, effort, results, earlier, pixels, listener, start, calibrate, counters).run()
 
 
 def _reliable(outcomes: list[Outcome]) -> list[Outcome]:
@@ -83,8 +90,11 @@ class _Sweep:
         pixels: PixelStore,
         listener: Listener,
         start: Callable[[float], IsolatedWorker],
+        calibrate: Calibrate,
+        counters: Callable[[], Instruments],
     ) -> None:
-        self.plan, self.results, self.listener = plan, results, listener
+        self.plan, self.results, self.listener, self.calibrate = plan, results, listener, calibrate
+        self.counters = counters
         self.environment = capture_environment(effort.threads)
         self.done = {outcome.cell.key: outcome for outcome in earlier}
         self.preparation = Preparation(effort, pixels, listener.stage)
@@ -93,6 +103,9 @@ class _Sweep:
     def run(self) -> list[Outcome]:
         groups = self.plan.groups()
         self.listener.planned(len(groups) * len(self.plan.runs))
+        if any(group.cell(run).key not in self.done for group in groups for run in self.plan.runs):
+            calibration = self.calibrate(self.environment.threads, self.listener.stage)
+            self.bench = replace(self.bench, calibration=calibration, instruments=self.counters())
         for group in groups:
             missing = []
             for run in self.plan.runs:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,9 +20,13 @@ import numpy as np
 from effvit.errors import BackendUnavailableError, EffvitError, UnsupportedError
 from effvit.evaluate import count_correct, merge
 from effvit.export.base import Artifact, Session, pick_backend
-from effvit.memory import resident_memory
+from effvit.memory import ResidentMemory, forget_peak, limit_data, resident_memory
 from effvit.preprocessing import normalise
+from effvit.profiling.records import HostMemory
 from effvit.profiling.timer import time_round
+
+PART = 16
+"""Images that are normalised at once."""
 
 
 class Worker:
@@ -39,34 +43,39 @@ class Worker:
         return {}
 
     def open(self, backend: str, artifact: dict[str, Any], batch: int, threads: int, pixels: str) -> dict[str, object]:
-        """Load the artifact, run it once on real images, and read what that took."""
-        before = resident_memory()
-        self._artifact = msgspec.convert(artifact, Artifact)
+        """Load the artifact and run it once on real images."""
         started = time.perf_counter()
-        self._session = pick_backend(backend).open(self._artifact, threads)
+        self._load(backend, artifact, threads)
         open_s = time.perf_counter() - started
-        self._images = self._normalised(np.load(pixels, mmap_mode="r"), batch)
-        self._session.bind(self._images)
+        session = self._bind(batch, pixels)
         started = time.perf_counter()
-        self._session.launch()
-        self._session.synchronize()
+        session.launch()
+        session.synchronize()
         first_s = time.perf_counter() - started
-        for _ in range(2):  # allocators reach their steady size with the second launch
-            self._session.launch()
-        self._session.synchronize()
-        after = resident_memory()
-        if not np.isfinite(self._session.logits()).all():
+        if not np.isfinite(session.logits()).all():
             raise EffvitError("the artifact returns NaN or infinite logits on real images")
-        return {
-            "open_s": open_s,
-            "first_s": first_s,
-            "memory": {
-                "before_bytes": before.now_bytes,
-                "peak_bytes": after.peak_bytes,
-                "source": after.source,
-                "note": after.note,
-            },
-        }
+        return {"open_s": open_s, "first_s": first_s}
+
+    def memory(
+        self, backend: str, artifact: dict[str, Any], batch: int, threads: int, pixels: str
+    ) -> dict[str, object]:
+        """Do what `open` does, untimed, and read the memory of this process at every step."""
+        start = resident_memory()
+        pick_backend(backend).require()
+        before = resident_memory()
+        self._load(backend, artifact, threads)
+        loaded = resident_memory()
+        session = self._bind(batch, pixels)
+        bound = resident_memory()
+        forgotten = forget_peak()
+        for _ in range(3):  # allocators reach their steady size with the second launch
+            session.launch()
+            session.synchronize()
+        return asdict(_ledger((start, before, loaded, bound, resident_memory()), forgotten, self._images.nbytes))
+
+    def limit_memory(self, memory_bytes: int) -> dict[str, object]:
+        """Take no more than so much data from now on, or what the process was limited to before."""
+        return {"memory_bytes": limit_data(memory_bytes)}
 
     def round(self, samples: int, least_s: float, most_s: float, warmup_s: float) -> dict[str, object]:
         """Time one round."""
@@ -88,6 +97,16 @@ class Worker:
         ]
         return asdict(merge(counts))
 
+    def _load(self, backend: str, artifact: dict[str, Any], threads: int) -> None:
+        self._artifact = msgspec.convert(artifact, Artifact)
+        self._session = pick_backend(backend).open(self._artifact, threads)
+
+    def _bind(self, batch: int, pixels: str) -> Session:
+        session = self._opened()
+        self._images = self._normalised(np.load(pixels, mmap_mode="r"), batch)
+        session.bind(self._images)
+        return session
+
     def _logits(self, pixels: str, batch: int) -> Any:
         session, images = self._opened(), np.load(pixels, mmap_mode="r")
         for start in range(0, len(images), batch):
@@ -99,8 +118,16 @@ class Worker:
 
     def _normalised(self, pixels: np.ndarray, batch: int) -> np.ndarray:
         assert self._artifact is not None
-        repeated = np.resize(pixels[:batch], (batch, *pixels.shape[1:]))  # fewer images than the batch: repeated
-        return np.ascontiguousarray(normalise(repeated, self._artifact.preprocessing))
+        height, width = pixels.shape[1:3]
+        images = np.empty((batch, 3, height, width), dtype=np.float32)
+        # In parts, so that making a batch takes hardly more memory than it does: its limit is to be the model's.
+        for start in range(0, batch, PART):
+            some = range(start, min(batch, start + PART))
+            # Fewer images than the batch: repeated.
+            images[some.start : some.stop] = normalise(
+                pixels.take(some, axis=0, mode="wrap"), self._artifact.preprocessing
+            )
+        return images
 
     def _opened(self) -> Session:
         if self._session is None:
@@ -108,7 +135,14 @@ class Worker:
         return self._session
 
 
-CALLS = ("prepare", "open", "round", "predict", "evaluate")
+CALLS = ("prepare", "open", "memory", "limit_memory", "round", "predict", "evaluate")
+
+
+# What CUDA, PyTorch, ONNX Runtime, the C++ library, the system and its loader of libraries say when no memory is left.
+NO_MEMORY = (
+    "out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation",
+    "cannot allocate memory", "failed to map segment",
+)  # fmt: skip
 
 
 def serve(worker: Worker, lines: Any, answer: Callable[[dict[str, object]], None]) -> None:
@@ -124,8 +158,32 @@ def serve(worker: Worker, lines: Any, answer: Callable[[dict[str, object]], None
             answer({"error": {"status": _status(error), "message": _message(error)}})
 
 
+def _ledger(steps: Sequence[ResidentMemory], forgotten: bool, images_bytes: int) -> HostMemory:
+    """Return the readings at the start, with the runtime, the artifact, the images in place, and after the launches."""
+    start, before, loaded, bound, after = steps
+    earlier, later = bound.peak_bytes, after.peak_bytes
+    peaks = [peak for peak in (earlier, later) if peak is not None]
+    note = after.note
+    # Where the kernel does not forget a peak, that of the launches shows only if it is the highest of all.
+    seen = forgotten or (earlier is not None and later is not None and later > earlier)
+    if not seen:
+        note = note or "loading took more than the launches, and the kernel does not tell the two peaks apart"
+    return HostMemory(
+        before_bytes=before.now_bytes,
+        peak_bytes=max(peaks, default=None),
+        source=after.source,
+        note=note,
+        start_bytes=start.now_bytes,
+        loaded_bytes=loaded.now_bytes,
+        bound_bytes=bound.now_bytes,
+        images_bytes=images_bytes,
+        launch_peak_bytes=later if seen else None,
+        virtual_peak_bytes=after.virtual_peak_bytes,
+    )
+
+
 def _status(error: Exception) -> str:
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
         return "oom"
     if isinstance(error, UnsupportedError):
         return "unsupported"

@@ -18,6 +18,8 @@ import numpy as np
 from effvit.export.base import Artifact, Backend, Images, Logits, Session, backends, pick_backend
 from effvit.profiling.isolate import IsolatedWorker
 
+WORKED_BYTES, LOADED_BYTES, GREED_BYTES = 96 * 2**20, 160 * 2**20, 64 * 2**20
+
 
 class Wrapped:
     """A session that passes everything on."""
@@ -82,6 +84,28 @@ def bound_batches(pid: int) -> list[int]:
     return [int(line) for line in text.splitlines()]
 
 
+class Working(Wrapped):
+    """Takes `WORKED_BYTES` in every launch, and gives them back."""
+
+    def launch(self) -> None:
+        np.ones(WORKED_BYTES, dtype=np.uint8)
+        self.session.launch()
+
+
+class Greedy(Wrapped):
+    """Takes `GREED_BYTES` an image in every launch."""
+
+    images = 0
+
+    def bind(self, images: Images) -> None:
+        self.images = len(images)
+        self.session.bind(images)
+
+    def launch(self) -> None:
+        np.ones((self.images, GREED_BYTES), dtype=np.uint8)
+        self.session.launch()
+
+
 class Chatty(Wrapped):
     def launch(self) -> None:
         os.write(1, b'{"result": "not an answer"}\n')
@@ -115,6 +139,12 @@ def leave(artifact: Artifact, threads: int) -> Session:
     os._exit(7)
 
 
+def load_at_length(artifact: Artifact, threads: int) -> Session:
+    """Take `LOADED_BYTES` while loading, and give them back."""
+    np.ones(LOADED_BYTES, dtype=np.uint8)
+    return Working(opened(artifact, threads))
+
+
 def fake(name: str, **changes: object) -> Backend:
     return replace(pick_backend("ort-cpu"), name=name, **changes)
 
@@ -130,6 +160,9 @@ def fakes() -> dict[str, Backend]:
         fake("not-finite", open=lambda artifact, threads: NotFinite(opened(artifact, threads))),
         fake("dying", open=lambda artifact, threads: DiesWhenMeasured(opened(artifact, threads))),
         fake("counting", open=lambda artifact, threads: Counting(opened(artifact, threads))),
+        fake("working", open=lambda artifact, threads: Working(opened(artifact, threads))),
+        fake("greedy", open=lambda artifact, threads: Greedy(opened(artifact, threads))),
+        fake("loading", open=load_at_length),
         fake("chatty", open=lambda artifact, threads: Chatty(opened(artifact, threads))),
     )
     return {backend.name: backend for backend in made}

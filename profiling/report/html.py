@@ -16,6 +16,7 @@ from effvit.environment import Environment
 from effvit.profiling import results
 from effvit.profiling.records import SCHEMA
 from effvit.profiling.report import display, quantities, summary
+from effvit.profiling.report.details import DETAILS, Detail
 from effvit.profiling.report.figures import FIGURES, Figure, drawable
 from effvit.profiling.report.rows import Row, contexts, variant_order
 from effvit.spec import BASELINE
@@ -63,6 +64,7 @@ def html_text(rows: Sequence[Row]) -> str:
         paragraphs=summary.paragraphs(rows),
         panels=panels,
         full=_full_table(rows),
+        details=_details(rows),
         signs=display.SIGNS.splitlines(),
         ceiling=display.CEILING,
         baseline=BASELINE,
@@ -123,6 +125,12 @@ def _full_table(rows: Sequence[Row]) -> Table:
         for row, line in zip(rows, table.lines, strict=True)
     )
     return replace(table, lines=lines)
+
+
+def _details(rows: Sequence[Row]) -> list[tuple[Detail, Table]]:
+    """Return the tables of what was measured that are folded until they are asked for."""
+    measured = [row for row in rows if row.outcome.evidence]
+    return [(detail, _table(measured, detail.columns)) for detail in DETAILS] if measured else []
 
 
 def _facts(environment: Environment) -> list[tuple[str, str]]:

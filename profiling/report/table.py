@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from effvit.profiling.metrics.base import Reading
-from effvit.profiling.report import display
+from effvit.profiling.report import details, display, quantities
 from effvit.profiling.report.rows import Row
 from effvit.spec import BASELINE
 
@@ -18,6 +18,7 @@ _FACTS = (
 _COMPARED = (
     "speedup", "speedup_low", "speedup_high", "ceiling_speedup", "macs_ratio",
     "top1_difference", "top1_difference_low", "top1_difference_high", "pareto_latency", "pareto_memory",
+    "bound_by",
 )  # fmt: skip
 
 
@@ -61,7 +62,13 @@ def _number(reading: Reading, end: str) -> float | None:
 def _compared(row: Row) -> list[object]:
     times = [row.speedup.value, row.speedup.low, row.speedup.high] if row.speedup else [None] * 3
     gaps = [row.top1_gap.value, row.top1_gap.low, row.top1_gap.high] if row.top1_gap else [None] * 3
-    return [*times, row.ceiling, row.macs_ratio, *gaps, int(row.pareto_latency), int(row.pareto_memory)]
+    fronts = [int(row.pareto_latency), int(row.pareto_memory)]
+    return [*times, row.ceiling, row.macs_ratio, *gaps, *fronts, _text(details.bound(row))]
+
+
+def _text(shown: str) -> str:
+    """Return what a column shows, and nothing for an absence."""
+    return "" if shown == quantities.ABSENT else shown
 
 
 def _escaped(text: str) -> str:

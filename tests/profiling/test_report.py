@@ -14,6 +14,7 @@ from effvit.errors import ResultError, StorageError
 from effvit.profiling import results
 from effvit.profiling.records import Outcome
 from effvit.profiling.report import figures, summary, table, terminal
+from effvit.profiling.report.details import DETAILS
 from effvit.profiling.report.html import html_text
 from effvit.profiling.report.rows import make_rows
 from effvit.profiling.report.writer import write_report
@@ -184,7 +185,27 @@ def test_html_has_a_figure_a_context_and_a_table_behind_each() -> None:
     specs = json.loads(page.scripts["specs"])
     assert len(specs) == 4 * len(figures.FIGURES)  # 2 backends x 2 batches
     assert page.tags.count("figure") == page.tags.count("figcaption") == len(specs)
-    assert page.tags.count("details") == len(specs) + 1
+    assert page.tags.count("details") == len(specs) + len(DETAILS) + 1
+
+
+def test_the_efficiency_of_a_cell_is_in_html_and_csv() -> None:
+    rows = make_rows([make_outcome("softmax")])
+    # 2e11 MAC/s and 2e10 bytes/s were calibrated; 1.2246 GMACs and 27.34 MB a call are 6.123 ms and 1.367 ms.
+    assert rows[0].reading("efficiency.compute_to_memory").value == pytest.approx(4.48, abs=0.01)
+    (line,) = csv.DictReader(io.StringIO(table.csv_text(rows)))
+    assert line["bound_by"] == "compute"
+    assert 0.3 < float(line["efficiency.gemm_share"]) < 0.6  # invented at 9e10 MAC/s and a constant
+    text = html_text(rows)
+    assert "of the GEMM rate" in text
+    assert "<td>compute</td>" in text
+
+
+def test_a_machine_that_was_not_calibrated_bounds_nothing() -> None:
+    outcome = make_outcome("softmax")
+    assert outcome.evidence is not None
+    rows = make_rows([replace(outcome, evidence=replace(outcome.evidence, calibration=None))])
+    (line,) = csv.DictReader(io.StringIO(table.csv_text(rows)))
+    assert (line["bound_by"], line["efficiency.gemm_share"]) == ("", "")
 
 
 def test_the_reason_of_an_unmeasured_cell_runs_over_the_columns_of_its_numbers() -> None:

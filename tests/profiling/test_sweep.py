@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import fakes
 import pytest
+from outcomes import CALIBRATION
 from untrained_runs import make_run
 
 from effvit.errors import BackendUnavailableError, CheckpointError, DataError, UnknownNameError, UsageError
 from effvit.export.base import backends
 from effvit.profiling.disturbance import PROC_STAT, Tolerance
+from effvit.profiling.energy import MEASURED_S, Instruments
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan
-from effvit.profiling.records import Outcome
+from effvit.profiling.records import CallWork, Outcome
 from effvit.profiling.results import append, read
 from effvit.profiling.sweep import run_sweep
 from effvit.run import Run
@@ -42,6 +46,18 @@ QUICK = Effort(
     max_noise=math.inf,
     tolerance=ANYTHING,
 )
+
+
+class Meter:
+    """A processor that has always taken 60 J more than when it was last asked."""
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    source = "a meter"
+    total = 0.0
+
+    def joules(self) -> float:
+        self.total += 60
+        return self.total
 
 
 class Log:
@@ -93,8 +109,19 @@ def sweep(
     log: Log | None = None,
     effort: Effort = QUICK,
     retry: bool = False,
+    meters: tuple[Meter, ...] = (),
 ) -> list[Outcome]:
-    return run_sweep(wanted, effort, results, pixels, log or Log(), retry_failed=retry, start=fakes.start_worker)
+    return run_sweep(
+        wanted,
+        effort,
+        results,
+        pixels,
+        log or Log(),
+        retry_failed=retry,
+        start=fakes.start_worker,
+        calibrate=lambda _threads, _stage: CALIBRATION,
+        counters=lambda: Instruments(meters, ()),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +154,32 @@ def test_the_evidence_of_a_cell_belongs_to_its_artifact(measured: tuple[Path, li
         assert evidence.samples.rounds == (0, 1, 2)
         assert len(evidence.throughput.blocks) == 3
         assert evidence.throughput.blocks[0][0] == 2 * outcome.cell.workload.batch
-        assert evidence.memory.peak_bytes is not None
-        assert evidence.memory.before_bytes is not None
-        assert evidence.memory.peak_bytes > evidence.memory.before_bytes > 0
+        batch, cost = outcome.cell.workload.batch, evidence.cost
+        assert cost.least_moved is not None
+        assert evidence.work == CallWork(batch, 4 * (cost.parameters + batch * cost.least_moved))
+        assert evidence.calibration == CALIBRATION
+        memory = evidence.memory
+        assert memory.peak_bytes is not None
+        assert memory.before_bytes is not None
+        assert memory.start_bytes is not None
+        assert memory.peak_bytes > memory.before_bytes > memory.start_bytes > 0
+        assert memory.images_bytes == batch * 3 * outcome.cell.workload.height**2 * 4
+
+
+def test_energy_is_metered_over_the_calls_of_a_pass_of_its_own(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    (outcome,) = sweep(plan(runs[:1], batches=(2,)), tmp_path / "results.jsonl", pixels, meters=(Meter(),))
+    evidence = outcome.evidence
+    assert evidence is not None
+    assert evidence.energy is not None
+    (window,) = evidence.energy.windows
+    assert (window.joules, window.idle_joules) == (60, 60)
+    assert evidence.energy.images % 2 == 0
+    assert window.seconds > MEASURED_S
+    rate = 2 / statistics.median(evidence.samples.seconds)
+    # What disturbs this machine is in one of the two and not in the other.
+    assert 1 / 5 < evidence.energy.images / window.seconds / rate < 5
 
 
 def test_variants_of_one_workload_share_their_rounds(measured: tuple[Path, list[Outcome], Log]) -> None:
