@@ -72,7 +72,7 @@ class Session(Protocol):
 
     `launch` enqueues one pass over what `bind` copied to where the runtime wants it and does nothing else;
     `synchronize` waits until all launches are done. `logits` are of the last launch, `(batch, classes)` float32 on the
-    host.
+    host. The first `bind` may compile for its batch: that is part of opening, and of what opening takes.
     """
 
     def bind(self, images: Images) -> None: ...
@@ -102,7 +102,8 @@ class Backend:
     Backends of the same `format` share artifacts. `unavailable()` returns why the runtime cannot be used here, or None,
     and imports it; `install` says how to get it. `export(source, path)` makes the artifact's file and returns where it
     is: `path`, or a file that exists already. `open(artifact, threads)` loads it, using `threads` CPU threads.
-    Artifacts of a `device_bound` backend are of use on the GPUs and drivers they were built with alone.
+    Artifacts of a `device_bound` backend are of use on the GPUs and drivers they were built with alone. One that is
+    `slow_to_open`, by minutes, is measured only where it is named.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Backend:
     export: Callable[[Source, Path], Path]
     open: Callable[[Artifact, int], Session]
     device_bound: bool = False
+    slow_to_open: bool = False
 
     def require(self, precision: Precision | None = None) -> None:
         """Check that the runtime is here and takes `precision`.

@@ -89,7 +89,8 @@ class Evidence:
     """Everything measured on one cell; all of it belongs to one artifact.
 
     Cells with the same `comparison` were measured in the same interleaved rounds: only between those is a ratio of
-    times paired round by round. `open_s` is loading the artifact, `first_s` the first launch, both before any warm-up.
+    times paired round by round. `open_s` is loading the artifact, and compiling it where the runtime does that for a
+    batch; `first_s` is the first launch. Both come before any warm-up.
     """
 
     comparison: str

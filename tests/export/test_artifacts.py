@@ -22,7 +22,11 @@ from effvit.preprocessing import normalise
 from effvit.run import Run
 from effvit.spec import ModelSpec, Precision
 
-HERE = [name for name, backend in backends().items() if backend.unavailable() is None]
+HERE = [
+    pytest.param(name, marks=[pytest.mark.slow] if backend.slow_to_open else [])
+    for name, backend in backends().items()
+    if backend.unavailable() is None
+]
 IMAGES = 24
 
 
@@ -43,12 +47,15 @@ def source(run: Run, precision: Precision = Precision.FP32, px: int = 64) -> Sou
 
 
 @pytest.mark.parametrize("name", HERE)
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])
 def test_every_backend_runs_what_it_exported(run: Run, pixels: Path, name: str, precision: Precision) -> None:
     backend = pick_backend(name)
     if precision not in backend.precisions:
         pytest.skip(f"{name} does not run {precision}")
-    artifact = verified_artifact(source(run, precision), backend, pixels, threads=1)
+    try:
+        artifact = verified_artifact(source(run, precision), backend, pixels, threads=1)
+    except UnsupportedError as error:
+        pytest.skip(error.message)
     assert artifact.parity is not None
     assert artifact.parity.images == IMAGES
     assert Path(artifact.path).stat().st_size == artifact.size_bytes
@@ -125,13 +132,21 @@ def test_the_graph_is_typed_static_but_for_the_batch_and_describes_itself(run: R
     assert msgspec.json.decode(metadata["effvit.classes"]) == list(run.record.data.classes)
 
 
-def test_a_graph_that_onnx_runtime_cannot_load_is_one_sentence(run: Run, pixels: Path, tmp_path: Path) -> None:
-    backend = pick_backend("ort-cpu")
+@pytest.mark.parametrize("name", ["ort-cpu", "openvino"])
+def test_a_graph_that_a_runtime_cannot_load_is_one_sentence(run: Run, pixels: Path, tmp_path: Path, name: str) -> None:
+    backend = pick_backend(name)
     artifact = verified_artifact(source(run), backend, pixels, threads=1)
     torn = tmp_path / "torn.onnx"
     torn.write_bytes(Path(artifact.path).read_bytes()[:1000])
     with pytest.raises(ExportError, match="cannot load"):
         backend.open(replace(artifact, path=str(torn)), 1)
+
+
+def test_the_bf16_artifact_of_openvino_is_its_fp32_graph(run: Run, pixels: Path) -> None:
+    backend = pick_backend("openvino")
+    graph = verified_artifact(source(run), backend, pixels, threads=1)
+    artifact = make(source(run, Precision.BF16), backend)
+    assert (artifact.sha256, artifact.precision) == (graph.sha256, Precision.BF16)
 
 
 def test_a_model_beyond_two_gibibytes_is_refused_before_it_is_exported(
