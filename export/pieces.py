@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from effvit.export.base import Images, Logits, Session
+from effvit.export.settings import RuntimeSettings
 
 
 class FixedBatchSession:
@@ -45,6 +46,9 @@ class FixedBatchSession:
 
     def logits(self) -> Logits:
         return self._compiled.logits() if self._odd_logits is None else self._odd_logits
+
+    def settings(self) -> RuntimeSettings:
+        return self._compiled.settings()
 
     @property
     def _compiled(self) -> Session:

@@ -107,5 +107,7 @@ def exported_backends() -> tuple[str, ...]:
 
 
 def available_backends() -> tuple[str, ...]:
-    """Return the names of the backends that can run on this machine."""
-    return tuple(name for name, backend in backends().items() if backend.unavailable() is None)
+    """Return the names of the backends that can run on this machine, but for those that take minutes to open."""
+    return tuple(
+        name for name, backend in backends().items() if not backend.slow_to_open and backend.unavailable() is None
+    )

@@ -5,6 +5,7 @@ Told nothing, it computes fp32 graphs in bf16 on processors that can, and choose
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,15 @@ from effvit.environment import package_version
 from effvit.errors import ExportError, UnsupportedError, first_line
 from effvit.export.base import Artifact, Backend, Images, Logits, Session, Source
 from effvit.export.pieces import FixedBatchSession
+from effvit.export.settings import Placement, RuntimeSettings
 from effvit.spec import Precision
 
 DEVICE = "CPU"
 TYPES = {Precision.FP32: "f32", Precision.BF16: "bf16"}
+NAMES = {"f32": Precision.FP32, "bf16": Precision.BF16, "f16": Precision.FP16}
+# The layers of OpenVINO's own graph that are matrix products, and those that compute nothing.
+PRODUCTS = ("Convolution", "FullyConnected", "MatMul")
+IDLE = ("Const", "Input", "Output")
 
 
 class OpenvinoSession:
@@ -44,6 +50,26 @@ class OpenvinoSession:
 
     def logits(self) -> Logits:
         return np.array(self._request.get_output_tensor().data, dtype=np.float32)
+
+    def settings(self) -> RuntimeSettings:
+        """Read the compiled model's properties, and the types of the graph that really runs."""
+        layers = [_layer(node) for node in self._compiled.get_runtime_model().get_ops()]
+        device = ",".join(self._compiled.get_property("EXECUTION_DEVICES"))
+        products = Counter(kind for layer, kind in layers if layer in PRODUCTS)
+        types = Counter(kind for layer, kind in layers if layer not in IDLE)
+        return RuntimeSettings(
+            runtime=f"openvino {package_version('openvino')}",
+            device=device.lower(),
+            precision=NAMES.get(products.most_common(1)[0][0]) if products else None,
+            threads=self._compiled.get_property("INFERENCE_NUM_THREADS"),
+            placement=tuple(Placement(device, count, kind) for kind, count in sorted(types.items())),
+        )
+
+
+def _layer(node: Any) -> tuple[str, str]:
+    """Return the kind of a node of the runtime's graph, and the type it computes in."""
+    facts = node.get_rt_info()
+    return facts["layerType"].astype(str), facts["runtimePrecision"].astype(str)
 
 
 def export(source: Source, path: Path) -> Path:
@@ -121,4 +147,5 @@ BACKEND = Backend(
     version=lambda: package_version("openvino"),
     export=export,
     open=open_session,
+    providers=frozenset({DEVICE}),
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from untrained_runs import make_run
@@ -82,6 +83,36 @@ def test_a_launch_sees_what_was_bound_last(run: Run, pixels: Path, name: str) ->
         session.launch()
         session.synchronize()
         np.testing.assert_allclose(session.logits()[0], expected[index], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_session_reads_back_what_it_was_asked_for(run: Run, pixels: Path, name: str) -> None:
+    backend = pick_backend(name)
+    session = backend.open(verified_artifact(source(run), backend, pixels, threads=1), 1)
+    session.bind(normalise(np.load(pixels)[:2], run.record.preprocessing))
+    session.launch()
+    settings = session.settings()
+    assert settings.departures(Precision.FP32, 1, backend.providers) == []
+    assert (settings.precision, settings.threads, settings.device) == (Precision.FP32, 1, "cpu")
+    assert settings.runtime.split()[-1].split("+")[0] == str(backend.version()).split("+")[0]
+
+
+def test_onnx_runtime_tells_in_which_type_it_computes_an_fp16_graph(run: Run, pixels: Path, tmp_path: Path) -> None:
+    """The graph that ONNX Runtime writes down after its own changes is the independent witness."""
+    backend = pick_backend("ort-cpu")
+    artifact = verified_artifact(source(run, Precision.FP16), backend, pixels, threads=1)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # it warns that the file is for this machine alone
+    options.optimized_model_filepath = str(tmp_path / "changed.onnx")
+    ort.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
+    changed = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "changed.onnx"))
+    types = {value.name: value.type.tensor_type.elem_type for value in changed.graph.value_info}
+    products = {types[node.output[0]] for node in changed.graph.node if node.op_type == "MatMul"}
+    assert len(products) == 1
+    session = backend.open(artifact, 1)
+    session.bind(normalise(np.load(pixels)[:2], run.record.preprocessing))
+    expected = {onnx.TensorProto.FLOAT: Precision.FP32, onnx.TensorProto.FLOAT16: Precision.FP16}[products.pop()]
+    assert session.settings().precision == expected
 
 
 def test_accuracy_through_an_artifact_is_that_of_the_model(run: Run, pixels: Path) -> None:
