@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from effvit.accuracy import Accuracy
-from effvit.errors import MismatchError
+from effvit.errors import FallbackError, MismatchError
 from effvit.export.base import Artifact
-from effvit.profiling.isolate import CellFailure, IsolatedWorker
+from effvit.profiling.isolate import CellFailure, IsolatedWorker, Opened
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group
-from effvit.profiling.preparation import EVALUATION_BATCH, Preparation, Refusal
-from effvit.profiling.records import ArtifactFacts, Evidence, HostMemory, Outcome, Samples, Stage, Throughput
+from effvit.profiling.preparation import Preparation, Refusal
+from effvit.profiling.records import ArtifactFacts, Evidence, Outcome, Samples, Stage, Throughput
 from effvit.profiling.timer import CLOCK, Round
 from effvit.run import Run
 from effvit.spec import Precision
@@ -31,7 +31,8 @@ class Bench:
     """What every measurement of a sweep shares.
 
     `accuracies` remembers what was measured before: accuracy does not depend on the batch. `stage` is told what takes
-    a while; `start` starts a worker with a time limit in seconds.
+    a while; `start` starts a worker with a time limit in seconds. With `allow_fallback` a runtime that does something
+    else than it was asked for is measured all the same.
     """
 
     effort: Effort
@@ -40,6 +41,7 @@ class Bench:
     accuracies: dict[AccuracyKey, Accuracy]
     stage: Callable[[str], None]
     start: Callable[[float], IsolatedWorker] = IsolatedWorker
+    allow_fallback: bool = False
 
 
 class Contender:
@@ -47,8 +49,7 @@ class Contender:
 
     def __init__(self, run: Run, artifact: Artifact, worker: IsolatedWorker) -> None:
         self.run, self.artifact, self.worker = run, artifact, worker
-        self.open_s = self.first_s = 0.0
-        self.memory: HostMemory | None = None
+        self.opened: Opened | None = None
         self.rounds: list[Round] = []
         self.accuracy: Accuracy | None = None
         self.refusal: Refusal | None = None
@@ -63,6 +64,8 @@ class Contender:
             self.refusal = Refusal(failure.status, stage, failure.reason)
         except MismatchError as error:
             self.refusal = Refusal("failed", "verify", error.message)
+        except FallbackError as error:
+            self.refusal = Refusal("fallback", "open", error.message)
 
 
 def measure_group(bench: Bench, group: Group, artifacts: Sequence[tuple[Run, Artifact]]) -> list[Evidence | Refusal]:
@@ -97,7 +100,7 @@ class _GroupMeasurement:
     def _open(self, contenders: Sequence[Contender]) -> None:
         self.bench.stage(f"opening {self.group}")
         for contender in contenders:
-            contender.attempt("open", partial(contender.worker.prepare, self.group.backend.name))
+            contender.attempt("open", partial(contender.worker.prepare, self.group.backend.name, self.group.device))
         for contender in contenders:
             contender.attempt("open", contender.worker.ready)
         # One after the other, with every runtime imported and idle: loading and the first launch are timed.
@@ -107,9 +110,13 @@ class _GroupMeasurement:
     def _open_one(self, contender: Contender) -> None:
         group, effort, run = self.group, self.bench.effort, contender.run
         pixels = self.bench.pixels.get(run, group.workload.height, group.workload.width, effort.eval_images)
-        contender.open_s, contender.first_s, contender.memory = contender.worker.open(
-            group.backend.name, contender.artifact, group.workload.batch, effort.threads, pixels.path
+        threads = group.device.threads or effort.threads
+        contender.opened = opened = contender.worker.open(
+            group.backend.name, contender.artifact, group.workload.batch, threads, pixels.path
         )
+        departures = group.departures(opened.settings, opened.confinement, effort.threads)
+        if departures and not self.bench.allow_fallback:
+            raise FallbackError(departures, "ask for what the runtime can do, or take it as it is: --allow-fallback")
         contender.artifact = self.bench.preparation.verified(group, run, contender.artifact, contender.worker)
 
     def _time(self, contenders: Sequence[Contender]) -> None:
@@ -140,7 +147,7 @@ class _GroupMeasurement:
         known = self.bench.accuracies.get(key)
         if known is None or known.images != len(pixels.labels):
             self.bench.stage(f"accuracy of {run.record.spec.attention}, {group}")
-            counted = contender.worker.evaluate(pixels.path, pixels.labels, EVALUATION_BATCH)
+            counted = contender.worker.evaluate(pixels.path, pixels.labels, group.evaluation_batch)
             known = replace(counted, of_images=pixels.of_images)
             self.bench.accuracies[key] = known
         contender.accuracy = known
@@ -160,19 +167,21 @@ def known_accuracies(outcomes: Sequence[Outcome]) -> dict[AccuracyKey, Accuracy]
 def _result(contender: Contender, group: Group, effort: Effort, comparison: str) -> Evidence | Refusal:
     if contender.refusal is not None:
         return contender.refusal
-    assert contender.memory is not None  # it was opened, or it would have been refused
-    artifact, rounds = contender.artifact, contender.rounds
+    assert contender.opened is not None  # or it would have been refused
+    artifact, rounds, opened = contender.artifact, contender.rounds, contender.opened
     return Evidence(
         comparison=comparison,
         artifact=ArtifactFacts(Path(artifact.path).name, artifact.sha256, artifact.size_bytes, artifact.build_s),
         samples=_samples(rounds, effort),
         throughput=Throughput(tuple((one.block_launches * group.workload.batch, one.block_s) for one in rounds)),
-        memory=contender.memory,
+        memory=opened.memory,
         cost=artifact.cost,
-        open_s=contender.open_s,
-        first_s=contender.first_s,
+        open_s=opened.open_s,
+        first_s=opened.first_s,
         parity=artifact.parity,
         accuracy=contender.accuracy,
+        settings=opened.settings,
+        confinement=opened.confinement,
     )
 
 

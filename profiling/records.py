@@ -13,6 +13,9 @@ from typing import Literal
 from effvit.accuracy import Accuracy
 from effvit.environment import Environment
 from effvit.export.base import Parity
+from effvit.export.settings import RuntimeSettings
+from effvit.profiling.confinement import Confinement
+from effvit.profiling.devices import CPU, Device
 from effvit.spec import Cost, ModelSpec, Precision, Workload
 
 SCHEMA = "effvit.result/2"
@@ -30,6 +33,7 @@ class Cell:
     backend: str
     precision: Precision
     workload: Workload
+    device: Device = CPU
 
     @property
     def key(self) -> str:
@@ -90,7 +94,8 @@ class Evidence:
 
     Cells with the same `comparison` were measured in the same interleaved rounds: only between those is a ratio of
     times paired round by round. `open_s` is loading the artifact, and compiling it where the runtime does that for a
-    batch; `first_s` is the first launch. Both come before any warm-up.
+    batch; `first_s` is the first launch. Both come before any warm-up. `settings` are what the runtime really used,
+    `confinement` what held the worker to its device.
     """
 
     comparison: str
@@ -103,13 +108,16 @@ class Evidence:
     first_s: float
     parity: Parity | None
     accuracy: Accuracy | None
+    settings: RuntimeSettings | None = None
+    confinement: Confinement | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one cell: measured (`ok`), or the reason why not.
 
-    `evidence` is present for `ok` and `unstable`; `stage` and `reason` are present for everything else. `notes` are
+    `evidence` is present for `ok` and `unstable`, and for `fallback` where that was allowed; `reason` is present for
+    everything but `ok`, and `stage` for everything without evidence. `notes` are
     remarks a reader of the row needs (weights that fell back to random, accuracy from a part of the images).
     `run` is the name of the run folder, `data` the data set, `finished` the time in ISO 8601, UTC.
     """

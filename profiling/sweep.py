@@ -41,12 +41,14 @@ def run_sweep(
     listener: Listener,
     *,
     retry_failed: bool = False,
+    allow_fallback: bool = False,
     start: Callable[[float], IsolatedWorker] = IsolatedWorker,
 ) -> list[Outcome]:
     """Measure every cell of `plan` that `results` does not hold yet, and return the outcomes of all of them.
 
     Outcomes are appended to `results` as groups of cells finish; a killed sweep started again goes on from there.
-    Outcomes of another environment count as not measured, and with `retry_failed` those of failed cells, too.
+    Outcomes of another environment count as not measured, and with `retry_failed` those of failed cells, too. A runtime
+    that does something else than it was asked for is measured only with `allow_fallback`.
 
     Raises:
         UsageError, BackendUnavailableError: The plan cannot be carried out on this machine.
@@ -59,9 +61,11 @@ def run_sweep(
     earlier = [
         outcome
         for outcome in read_finished(results)
-        if outcome.environment.key == here and not (retry_failed and outcome.status in FAILURES)
+        if outcome.environment.key == here
+        and not (retry_failed and outcome.status in FAILURES)
+        and not (allow_fallback and outcome.status == "fallback" and outcome.evidence is None)
     ]
-    return _Sweep(plan, effort, results, earlier, pixels, listener, start).run()
+    return _Sweep(plan, effort, results, earlier, pixels, listener, start, allow_fallback).run()
 
 
 class _Sweep:
@@ -74,12 +78,14 @@ class _Sweep:
         pixels: PixelStore,
         listener: Listener,
         start: Callable[[float], IsolatedWorker],
+        allow_fallback: bool,
     ) -> None:
         self.plan, self.results, self.listener = plan, results, listener
         self.environment = capture_environment(effort.threads)
         self.done = {outcome.cell.key: outcome for outcome in earlier}
         self.preparation = Preparation(effort, pixels, listener.stage)
-        self.bench = Bench(effort, pixels, self.preparation, known_accuracies(earlier), listener.stage, start)
+        known = known_accuracies(earlier)
+        self.bench = Bench(effort, pixels, self.preparation, known, listener.stage, start, allow_fallback)
 
     def run(self) -> list[Outcome]:
         groups = self.plan.groups()
@@ -110,22 +116,31 @@ class _Sweep:
 
     def _finish(self, group: Group, run: Run, result: Evidence | Refusal) -> None:
         """Write the outcome of one cell."""
-        refusal = result if isinstance(result, Refusal) else None
+        if isinstance(result, Refusal):
+            status, stage, reason, evidence = result.status, result.stage, result.reason, None
+        else:
+            reason, stage, evidence = self._departures(group, result), None, result
+            status = "fallback" if reason else "ok"
         outcome = Outcome(
             cell=group.cell(run),
-            status=refusal.status if refusal else "ok",
+            status=status,
             environment=self.environment,
             run=run.name,
             data=run.record.data.name,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            evidence=None if isinstance(result, Refusal) else result,
-            stage=refusal.stage if refusal else None,
-            reason=refusal.reason if refusal else "",
+            evidence=evidence,
+            stage=stage,
+            reason=reason,
             notes=_notes(run, group.workload),
         )
         append(self.results, outcome)
         self.done[outcome.cell.key] = outcome
         self.listener.outcome(outcome, measured_now=True)
+
+    def _departures(self, group: Group, evidence: Evidence) -> str:
+        if evidence.settings is None or evidence.confinement is None:
+            return ""
+        return group.departures(evidence.settings, evidence.confinement, self.bench.effort.threads)
 
 
 def _notes(run: Run, workload: Workload) -> tuple[str, ...]:

@@ -17,11 +17,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from effvit.errors import BackendUnavailableError, EffvitError, UnsupportedError
+from effvit.errors import BackendUnavailableError, EffvitError, ExportError, UnsupportedError
 from effvit.evaluate import count_correct, merge
 from effvit.export.base import Artifact, Session, pick_backend
 from effvit.memory import resident_memory
 from effvit.preprocessing import normalise
+from effvit.profiling.confinement import BY_RLIMIT, Confinement, confine
+from effvit.profiling.devices import Device
 from effvit.profiling.timer import time_round
 
 
@@ -31,10 +33,17 @@ class Worker:
     def __init__(self) -> None:
         self._session: Session | None = None
         self._artifact: Artifact | None = None
+        self._confinement = Confinement(None)
         self._images = np.empty(0, dtype=np.float32)
 
-    def prepare(self, backend: str) -> dict[str, object]:
-        """Import the runtime."""
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether memory beyond the device's is refused to this process, rather than the process killed for it."""
+        return self._confinement.memory_by == BY_RLIMIT
+
+    def prepare(self, backend: str, device: dict[str, Any], memory_by: str | None) -> dict[str, object]:
+        """Hold this process to the device, then import the runtime: thread pools take the cores they find."""
+        self._confinement = confine(msgspec.convert(device, Device), memory_by)
         pick_backend(backend).require()
         return {}
 
@@ -66,6 +75,8 @@ class Worker:
                 "source": after.source,
                 "note": after.note,
             },
+            "settings": asdict(self._session.settings()),
+            "confinement": asdict(self._confinement),
         }
 
     def round(self, samples: int, least_s: float, most_s: float, warmup_s: float) -> dict[str, object]:
@@ -108,6 +119,16 @@ class Worker:
         return self._session
 
 
+# How PyTorch, ONNX Runtime, the C++ library and the loader of shared libraries say that memory ran out.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "failed to map segment",
+)
 CALLS = ("prepare", "open", "round", "predict", "evaluate")
 
 
@@ -121,11 +142,16 @@ def serve(worker: Worker, lines: Any, answer: Callable[[dict[str, object]], None
             answer({"result": getattr(worker, call["name"])(**call["arguments"])})
         # The boundary between a runtime's code and ours: whatever it raises becomes the cell's outcome.
         except Exception as error:  # noqa: BLE001
-            answer({"error": {"status": _status(error), "message": _message(error)}})
+            answer({"error": {"status": _status(error, worker.short_of_memory), "message": _message(error)}})
 
 
-def _status(error: Exception) -> str:
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
+def _status(error: Exception, short_of_memory: bool) -> str:
+    # Refused memory, runtimes fail in whatever way: libraries that do not load, threads that do not start, formats that
+    # they do not know any more.
+    ours = isinstance(error, EffvitError) and not isinstance(error, (ExportError, BackendUnavailableError))
+    if short_of_memory and not ours:
+        return "oom"
+    if isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in OUT_OF_MEMORY):
         return "oom"
     if isinstance(error, UnsupportedError):
         return "unsupported"

@@ -204,6 +204,12 @@ def test_a_missing_runtime_says_how_to_get_it() -> None:
     assert "pip install" in caught.value.hint
 
 
+def test_without_a_compiler_there_is_no_compiled_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(BackendUnavailableError, match="no C\\+\\+ compiler no-such-compiler"):
+        pick_backend("torch-compile").require()
+
+
 def test_a_precision_that_a_backend_lacks_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="int8"):
         pick_backend("ort-cpu").require(Precision.INT8)
