@@ -106,8 +106,8 @@ class Backend:
     and imports it; `install` says how to get it. `export(source, path)` makes the artifact's file and returns where it
     is: `path`, or a file that exists already. `open(artifact, threads)` loads it, using `threads` CPU threads.
     Artifacts of a `device_bound` backend are of use on the GPUs and drivers they were built with alone. One that is
-    `slow_to_open`, by minutes, is measured only where it is named. `providers` are the parts of the runtime that may
-    run nodes of a graph; with none given, any may.
+    `slow_to_open`, by tens of seconds or more, is measured only where it is named. `providers` are the parts of the
+    runtime that may run nodes of a graph; with none given, any may.
     """
 
     name: str

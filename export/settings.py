@@ -22,7 +22,7 @@ class RuntimeSettings:
     """What a session really uses; None, and nothing in a tuple, where the runtime does not tell.
 
     `runtime` is its name and version, `precision` the type in which most matrix products are computed, `threads` those
-    inside one operator. `placement` counts the nodes of the graph that runs, after the runtime's own changes to it.
+    inside one operator. `placement` counts the nodes of the graph where the runtime placed them.
     `attention_kernels` counts PyTorch's fused attention operators of one launch by name; `tf32` says whether float32
     products may be rounded to TF32.
     """

@@ -134,7 +134,7 @@ def exported_backends() -> tuple[str, ...]:
 
 
 def available_backends() -> tuple[str, ...]:
-    """Return the names of the backends that can run on this machine, but for those that take minutes to open."""
+    """Return the names of the backends that can run on this machine, but for those that are slow to open."""
     return tuple(
         name for name, backend in backends().items() if not backend.slow_to_open and backend.unavailable() is None
     )

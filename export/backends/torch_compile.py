@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 import sysconfig
-import tempfile
 from pathlib import Path
 
 from effvit.environment import package_version
@@ -26,6 +25,7 @@ def open_session(artifact: Artifact, threads: int) -> Session:
     def compiled_for(images: Images) -> Session:
         import torch
         import torch._inductor.config as inductor
+        from torch._inductor.utils import fresh_cache
 
         # Compilers that run beside one another are processes, which would outlive the compilation.
         inductor.compile_threads = 1
@@ -33,8 +33,7 @@ def open_session(artifact: Artifact, threads: int) -> Session:
         session = pytorch.TorchSession(model, torch.compile(model, mode="default", dynamic=False, fullgraph=True))
         session.bind(images)
         # An empty cache, so that the time of compiling does not depend on what was compiled before.
-        with tempfile.TemporaryDirectory(prefix="effvit-inductor-") as folder:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        with fresh_cache():
             session.launch()
         return session
 

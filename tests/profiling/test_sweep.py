@@ -258,7 +258,7 @@ def test_what_can_be_known_before_is_refused_before(
     assert not (tmp_path / "results.jsonl").exists()
 
 
-def test_a_backend_that_takes_minutes_to_open_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_is_slow_to_open_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "torch-compile" not in available_backends()
     eager = replace(backends()["torch-compile"], slow_to_open=False, unavailable=lambda: None)
     monkeypatch.setitem(backends(), "torch-compile", eager)  # type: ignore[arg-type]  # discovery returns a dict
