@@ -11,6 +11,7 @@ import typer
 from effvit.cli.options import (
     DEFAULT_RUNS,
     AttentionsOption,
+    DevicesOption,
     JsonOption,
     NoiseOption,
     ResolutionsOption,
@@ -19,12 +20,13 @@ from effvit.cli.options import (
     ThreadsOption,
     attentions_from_text,
     batches_from_text,
+    devices_from_texts,
     names_from_text,
     precisions_from_text,
     resolutions_from_text,
 )
 from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
-from effvit.errors import CellsFailedError
+from effvit.errors import CellsFailedError, FallbackError
 from effvit.spec import BASELINE
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def profile(
     backend: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="runtimes [default: all that are here]", show_default=False)
     ] = None,
+    device: DevicesOption = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="result file [default: results.jsonl among the runs]", show_default=False),
@@ -59,6 +62,9 @@ def profile(
     warmup_ms: Annotated[
         float, typer.Option("--warmup-ms", metavar="MS", help="untimed milliseconds before every round")
     ] = 100.0,
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="measure runtimes that do something else than asked, and say so")
+    ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="measure cells again that failed or were unstable before")
     ] = False,
@@ -91,6 +97,7 @@ def profile(
     """
     sizes = resolutions_from_text(res) if res is not None else None
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
+    devices = devices_from_texts(device, threads)
 
     from effvit.export.base import pick_backend
 
@@ -112,9 +119,10 @@ def profile(
         batches=(1,) if max_batch else tuple(batches),
         precisions=tuple(precisions),
         backends=tuple(backends) or available_backends(),
+        devices=tuple(devices),
     )
     effort = Effort(
-        threads=threads or usable_cores(),
+        threads=usable_cores(),
         rounds=rounds,
         samples=samples,
         least_s=least_s,
@@ -134,13 +142,15 @@ def profile(
     results = out or runs / "results.jsonl"
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         display = SweepDisplay(progress)
-        outcomes = run_sweep(plan, effort, results, pixels, display, retry_failed=retry_failed)
+        outcomes = run_sweep(
+            plan, effort, results, pixels, display, retry_failed=retry_failed, allow_fallback=allow_fallback
+        )
         display.close()
     show_outcomes(outcomes, json=json)
     say(f"results: {results}")
     if not any(one.record.spec.attention == BASELINE for one in chosen):
         hint(_advise_baseline(chosen, find_runs(runs)))
-    raise_if_unfinished(outcomes)
+    raise_if_unfinished(outcomes, allow_fallback=allow_fallback)
 
 
 def _advise_baseline(chosen: Sequence[Run], known: Sequence[Run]) -> str:
@@ -168,11 +178,12 @@ def show_outcomes(outcomes: list[Outcome], *, json: bool) -> None:
     show(render(make_rows(outcomes)))
 
 
-def raise_if_unfinished(outcomes: list[Outcome]) -> None:
-    """Check that cells were measured, and that those which were not have a reason that is no failure.
+def raise_if_unfinished(outcomes: list[Outcome], *, allow_fallback: bool = False) -> None:
+    """Check that cells were measured as they were asked for, or have a reason that is no failure.
 
     Raises:
         CellsFailedError: Some failed, or none was measured.
+        FallbackError: A runtime does something else than it was asked for, and that is not allowed.
     """
     from effvit.profiling.records import FAILURES
 
@@ -181,6 +192,13 @@ def raise_if_unfinished(outcomes: list[Outcome]) -> None:
         raise CellsFailedError(
             f"{len(failed)} of {len(outcomes)} cells failed; the first: {failed[0].reason}",
             "the reasons stand in the table; `effvit profile` with --retry-failed tries these cells again",
+        )
+    fallen = [outcome for outcome in outcomes if outcome.status == "fallback"]
+    if fallen and not allow_fallback:
+        cell = fallen[0].cell
+        raise FallbackError(
+            f"{len(fallen)} of {len(outcomes)} cells are not what was asked for; {cell.backend}: {fallen[0].reason}",
+            "ask for what the runtimes can do; `effvit profile` with --allow-fallback measures these as they are",
         )
     if all(outcome.evidence is None for outcome in outcomes):
         raise CellsFailedError(

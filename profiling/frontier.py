@@ -204,7 +204,7 @@ class _Searches:
         artifact = self._verified(group, run)
         if isinstance(artifact, Refusal):
             return Frontier(group.cell(run), self.environment, run.name, (), "failed", artifact.reason)
-        memory_bytes = self.bounds.memory_bytes or available_bytes()
+        memory_bytes = self.bounds.memory_bytes or group.device.memory_bytes or available_bytes()
 
         deadline = time.monotonic() + self.bounds.seconds
 
@@ -224,7 +224,8 @@ class _Searches:
             return artifact
         try:
             with self.start(self.effort.timeout_s) as worker:
-                worker.open(group.backend.name, artifact, 1, self.effort.threads, self._images(group, run))
+                worker.hold(group.device)
+                worker.open(group.backend.name, artifact, 1, self._threads(group), self._images(group, run))
                 return self.preparation.verified(group, run, artifact, worker)
         except CellFailure as failure:
             return Refusal(failure.status, "open", failure.reason)
@@ -237,14 +238,18 @@ class _Searches:
         limit_bytes = None
         try:
             with self.start(timeout_s) as worker:
+                worker.hold(group.device)
                 if memory_bytes is not None:
                     limit_bytes = worker.limit_memory(memory_bytes)
                 memory = worker.memory(
-                    group.backend.name, artifact, batch, self.effort.threads, self._images(group, run)
+                    group.backend.name, artifact, batch, self._threads(group), self._images(group, run)
                 )
         except CellFailure as failure:
             return Try(batch, failure.status, limit_bytes, reason=failure.reason)
         return Try(batch, "ok", limit_bytes, memory.peak_bytes)
+
+    def _threads(self, group: Group) -> int:
+        return group.device.threads or self.effort.threads
 
     def _images(self, group: Group, run: Run) -> Path:
         workload = group.workload

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from effvit.accuracy import Accuracy
-from effvit.errors import MismatchError
+from effvit.errors import FallbackError, MismatchError
 from effvit.export.base import Artifact
 from effvit.profiling.energy import MEASURED_S, NO_INSTRUMENTS, Instruments, measure_energy
-from effvit.profiling.isolate import CellFailure, IsolatedWorker
+from effvit.profiling.isolate import CellFailure, IsolatedWorker, Opened
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group
-from effvit.profiling.preparation import EVALUATION_BATCH, Preparation, Refusal
+from effvit.profiling.preparation import Preparation, Refusal
 from effvit.profiling.records import (
     ArtifactFacts,
     Calibration,
@@ -44,7 +44,8 @@ class Bench:
 
     `accuracies` remembers what was measured before: accuracy does not depend on the batch. `stage` is told what takes
     a while; `start` starts a worker with a time limit in seconds. `calibration` is this machine's, None if it failed.
-    `instruments` are its energy counters.
+    `instruments` are its energy counters. With `allow_fallback` a runtime that does something else than it was asked
+    for is measured all the same.
     """
 
     effort: Effort
@@ -55,6 +56,7 @@ class Bench:
     start: Callable[[float], IsolatedWorker] = IsolatedWorker
     calibration: Calibration | None = None
     instruments: Instruments = NO_INSTRUMENTS
+    allow_fallback: bool = False
 
 
 class Contender:
@@ -62,7 +64,7 @@ class Contender:
 
     def __init__(self, run: Run, artifact: Artifact, worker: IsolatedWorker) -> None:
         self.run, self.artifact, self.worker = run, artifact, worker
-        self.open_s = self.first_s = 0.0
+        self.opened: Opened | None = None
         self.memory: HostMemory | None = None
         self.rounds: list[tuple[int, Round]] = []
         self.standing: Standing | None = None
@@ -84,6 +86,8 @@ class Contender:
             self.refusal = Refusal(failure.status, stage, failure.reason)
         except MismatchError as error:
             self.refusal = Refusal("failed", "verify", error.message)
+        except FallbackError as error:
+            self.refusal = Refusal("fallback", "open", error.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ class _GroupMeasurement:
     def _open(self, contenders: Sequence[Contender]) -> None:
         self.bench.stage(f"opening {self.group}")
         for contender in contenders:
-            contender.attempt("open", partial(contender.worker.prepare, self.group.backend.name))
+            contender.attempt("open", partial(contender.worker.prepare, self.group.backend.name, self.group.device))
         for contender in contenders:
             contender.attempt("open", contender.worker.ready)
         # One after the other, with every runtime imported and idle: loading and the first launch are timed.
@@ -141,9 +145,13 @@ class _GroupMeasurement:
     def _open_one(self, contender: Contender) -> None:
         group, effort, run = self.group, self.bench.effort, contender.run
         pixels = self.bench.pixels.get(run, group.workload.height, group.workload.width, effort.eval_images)
-        contender.open_s, contender.first_s = contender.worker.open(
-            group.backend.name, contender.artifact, group.workload.batch, effort.threads, pixels.path
+        threads = group.device.threads or effort.threads
+        contender.opened = opened = contender.worker.open(
+            group.backend.name, contender.artifact, group.workload.batch, threads, pixels.path
         )
+        departures = group.departures(opened.settings, opened.confinement, effort.threads)
+        if departures and not self.bench.allow_fallback:
+            raise FallbackError(departures, "ask for what the runtime can do, or take it as it is: --allow-fallback")
         contender.artifact = self.bench.preparation.verified(group, run, contender.artifact, contender.worker)
 
     def _time(self, contenders: Sequence[Contender]) -> None:
@@ -176,7 +184,7 @@ class _GroupMeasurement:
         known = self.bench.accuracies.get(key)
         if known is None or known.images != len(pixels.labels):
             self.bench.stage(f"accuracy of {run.record.spec.attention}, {group}")
-            counted = contender.worker.evaluate(pixels.path, pixels.labels, EVALUATION_BATCH)
+            counted = contender.worker.evaluate(pixels.path, pixels.labels, group.evaluation_batch)
             known = replace(counted, of_images=pixels.of_images)
             self.bench.accuracies[key] = known
         contender.accuracy = known
@@ -206,8 +214,10 @@ class _GroupMeasurement:
         pixels = self.bench.pixels.get(run, group.workload.height, group.workload.width, effort.eval_images)
         with self.bench.start(effort.timeout_s) as worker:
             try:
+                worker.hold(group.device)
+                threads = group.device.threads or effort.threads
                 contender.memory = worker.memory(
-                    group.backend.name, contender.artifact, group.workload.batch, effort.threads, pixels.path
+                    group.backend.name, contender.artifact, group.workload.batch, threads, pixels.path
                 )
             except CellFailure as failure:
                 # The times stand all the same.
@@ -256,9 +266,10 @@ def _result(contender: Contender, group: Group, bench: Bench, comparison: str) -
     if contender.refusal is not None:
         return contender.refusal
     # It was opened, had a round and was weighed, or it would have been refused.
+    assert contender.opened is not None
     assert contender.memory is not None
     assert contender.standing is not None
-    artifact, state = contender.artifact, contender.standing
+    artifact, opened, state = contender.artifact, contender.opened, contender.standing
     evidence = Evidence(
         comparison=comparison,
         artifact=ArtifactFacts(Path(artifact.path).name, artifact.sha256, artifact.size_bytes, artifact.build_s),
@@ -266,15 +277,16 @@ def _result(contender: Contender, group: Group, bench: Bench, comparison: str) -
         throughput=_throughput(contender.rounds, state.samples.left_out, group.workload.batch),
         memory=contender.memory,
         cost=artifact.cost,
-        open_s=contender.open_s,
-        first_s=contender.first_s,
+        open_s=opened.open_s,
+        first_s=opened.first_s,
         parity=artifact.parity,
         accuracy=contender.accuracy,
         turns=state.turns,
         work=_work(artifact, group),
-        # It is the processor's, and says nothing about an artifact bound to a GPU.
-        calibration=None if group.backend.device_bound else bench.calibration,
+        calibration=_calibration(group, bench),
         energy=contender.energy,
+        settings=opened.settings,
+        confinement=opened.confinement,
     )
     return Measured(evidence, state.unstable)
 
@@ -289,3 +301,10 @@ def _work(artifact: Artifact, group: Group) -> CallWork:
     if cost.least_moved is None:
         return CallWork(images, None)
     return CallWork(images, (cost.parameters + images * cost.least_moved) * group.precision.size_bytes)
+
+
+def _calibration(group: Group, bench: Bench) -> Calibration | None:
+    """Return the machine's calibration where it is the cell's: not for a GPU, nor for a part of the processor."""
+    threads = group.device.threads or bench.effort.threads
+    known = bench.calibration
+    return None if known is None or group.backend.device_bound or known.threads != threads else known

@@ -13,10 +13,13 @@ from typing import Literal
 from effvit.accuracy import Accuracy
 from effvit.environment import Environment
 from effvit.export.base import Parity
+from effvit.export.settings import RuntimeSettings
+from effvit.profiling.confinement import Confinement
+from effvit.profiling.devices import CPU, Device
 from effvit.profiling.disturbance import Turn
 from effvit.spec import Cost, ModelSpec, Precision, Workload
 
-SCHEMA = "effvit.result/2"
+SCHEMA = "effvit.result/3"
 
 Status = Literal["ok", "oom", "timeout", "build_failed", "unsupported", "fallback", "unstable", "skipped", "failed"]
 FAILURES: tuple[Status, ...] = ("failed", "oom", "timeout", "build_failed")
@@ -31,6 +34,7 @@ class Cell:
     backend: str
     precision: Precision
     workload: Workload
+    device: Device = CPU
 
     @property
     def key(self) -> str:
@@ -167,9 +171,11 @@ class Evidence:
     """Everything measured on one cell; all of it belongs to one artifact.
 
     Cells with the same `comparison` were measured in the same interleaved rounds: only between those is a ratio of
-    times paired round by round. `open_s` is loading the artifact, `first_s` the first launch, both before any warm-up.
-    `turns` tell what the machine did beside each round, in the order of the blocks; empty where nobody looked.
-    `calibration` is of the processor, and None for a cell that another device computed or where it failed.
+    times paired round by round. `open_s` is loading the artifact, and compiling it where the runtime does that for a
+    batch; `first_s` is the first launch. Both come before any warm-up. `turns` tell what the machine did beside each
+    round, in the order of the blocks; empty where nobody looked. `calibration` is of the processor, and None for a cell
+    that another device computed or where it failed. `settings` are what the runtime really used, `confinement` what
+    held the worker to its device.
     """
 
     comparison: str
@@ -186,13 +192,16 @@ class Evidence:
     work: CallWork | None = None
     calibration: Calibration | None = None
     energy: Energy | None = None
+    settings: RuntimeSettings | None = None
+    confinement: Confinement | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one cell: measured (`ok`), or the reason why not.
 
-    `evidence` is present for `ok` and `unstable`; `stage` and `reason` are present for everything else. `notes` are
+    `evidence` is present for `ok` and `unstable`, and for `fallback` where that was allowed; `reason` is present for
+    everything but `ok`, and `stage` for everything without evidence. `notes` are
     remarks a reader of the row needs (weights that fell back to random, accuracy from a part of the images).
     `run` is the name of the run folder, `data` the data set, `finished` the time in ISO 8601, UTC.
     """

@@ -46,6 +46,7 @@ def run_sweep(
     listener: Listener,
     *,
     retry_failed: bool = False,
+    allow_fallback: bool = False,
     start: Callable[[float], IsolatedWorker] = IsolatedWorker,
     calibrate: Calibrate = calibrated,
     counters: Callable[[], Instruments] = instruments,
@@ -54,7 +55,8 @@ def run_sweep(
 
     Outcomes are appended to `results` as groups of cells finish; a killed sweep started again goes on from there.
     Outcomes of another environment count as not measured, and with `retry_failed` those of failed cells, too, and of
-    unstable ones with all that were measured in the same rounds: their ratios need rounds in common.
+    unstable ones with all that were measured in the same rounds: their ratios need rounds in common. A runtime that
+    does something else than it was asked for is measured only with `allow_fallback`.
 
     Raises:
         UsageError, BackendUnavailableError: The plan cannot be carried out on this machine.
@@ -64,10 +66,15 @@ def run_sweep(
     """
     plan.check()
     here = capture_environment(effort.threads).key
-    earlier = [outcome for outcome in read_finished(results) if outcome.environment.key == here]
+    earlier = [
+        outcome
+        for outcome in read_finished(results)
+        if outcome.environment.key == here
+        and not (allow_fallback and outcome.status == "fallback" and outcome.evidence is None)
+    ]
     if retry_failed:
         earlier = _reliable(earlier)
-    return _Sweep(plan, effort, results, earlier, pixels, listener, start, calibrate, counters).run()
+    return _Sweep(plan, effort, results, earlier, pixels, listener, start, allow_fallback, calibrate, counters).run()
 
 
 def _reliable(outcomes: list[Outcome]) -> list[Outcome]:
@@ -90,6 +97,7 @@ class _Sweep:
         pixels: PixelStore,
         listener: Listener,
         start: Callable[[float], IsolatedWorker],
+        allow_fallback: bool,
         calibrate: Calibrate,
         counters: Callable[[], Instruments],
     ) -> None:
@@ -98,7 +106,8 @@ class _Sweep:
         self.environment = capture_environment(effort.threads)
         self.done = {outcome.cell.key: outcome for outcome in earlier}
         self.preparation = Preparation(effort, pixels, listener.stage)
-        self.bench = Bench(effort, pixels, self.preparation, known_accuracies(earlier), listener.stage, start)
+        known = known_accuracies(earlier)
+        self.bench = Bench(effort, pixels, self.preparation, known, listener.stage, start, allow_fallback)
 
     def run(self) -> list[Outcome]:
         groups = self.plan.groups()
@@ -132,7 +141,7 @@ class _Sweep:
 
     def _finish(self, group: Group, run: Run, result: Measured | Refusal) -> None:
         """Write the outcome of one cell."""
-        status, stage, reason = _fate(result)
+        status, stage, reason = self._fate(group, result)
         outcome = Outcome(
             cell=group.cell(run),
             status=status,
@@ -149,11 +158,15 @@ class _Sweep:
         self.done[outcome.cell.key] = outcome
         self.listener.outcome(outcome, measured_now=True)
 
-
-def _fate(result: Measured | Refusal) -> tuple[Status, Stage | None, str]:
-    if isinstance(result, Refusal):
-        return result.status, result.stage, result.reason
-    return ("unstable", "measure", result.unstable) if result.unstable else ("ok", None, "")
+    def _fate(self, group: Group, result: Measured | Refusal) -> tuple[Status, Stage | None, str]:
+        if isinstance(result, Refusal):
+            return result.status, result.stage, result.reason
+        evidence = result.evidence
+        if evidence.settings is not None and evidence.confinement is not None:
+            departures = group.departures(evidence.settings, evidence.confinement, self.bench.effort.threads)
+            if departures:
+                return "fallback", "open", departures
+        return ("unstable", "measure", result.unstable) if result.unstable else ("ok", None, "")
 
 
 def _notes(run: Run, workload: Workload) -> tuple[str, ...]:

@@ -17,11 +17,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from effvit.errors import BackendUnavailableError, EffvitError, UnsupportedError
+from effvit.errors import BackendUnavailableError, EffvitError, ExportError, UnsupportedError
 from effvit.evaluate import count_correct, merge
 from effvit.export.base import Artifact, Session, pick_backend
 from effvit.memory import ResidentMemory, forget_peak, limit_data, resident_memory
 from effvit.preprocessing import normalise
+from effvit.profiling.confinement import BY_RLIMIT, Confinement, confine
+from effvit.profiling.devices import Device
 from effvit.profiling.records import HostMemory
 from effvit.profiling.timer import time_round
 
@@ -35,37 +37,58 @@ class Worker:
     def __init__(self) -> None:
         self._session: Session | None = None
         self._artifact: Artifact | None = None
+        self._confinement = Confinement(None)
         self._images = np.empty(0, dtype=np.float32)
 
-    def prepare(self, backend: str) -> dict[str, object]:
-        """Import the runtime."""
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether memory beyond the device's is refused to this process, rather than the process killed for it."""
+        return self._confinement.memory_by == BY_RLIMIT
+
+    def hold(self, device: dict[str, Any], memory_by: str | None) -> dict[str, object]:
+        """Hold this process to the device."""
+        self._confinement = confine(msgspec.convert(device, Device), memory_by)
+        return {}
+
+    def prepare(self, backend: str, device: dict[str, Any], memory_by: str | None) -> dict[str, object]:
+        """Hold this process to the device, then import the runtime: thread pools take the cores they find."""
+        self.hold(device, memory_by)
         pick_backend(backend).require()
         return {}
 
     def open(self, backend: str, artifact: dict[str, Any], batch: int, threads: int, pixels: str) -> dict[str, object]:
-        """Load the artifact and run it once on real images."""
+        """Load the artifact, run it once on real images, and read what the runtime really uses."""
+        self._artifact = msgspec.convert(artifact, Artifact)
+        self._images = self._normalised(np.load(pixels, mmap_mode="r"), batch)
         started = time.perf_counter()
-        self._load(backend, artifact, threads)
+        session = self._load(backend, threads)
+        session.bind(self._images)  # some runtimes compile now
         open_s = time.perf_counter() - started
-        session = self._bind(batch, pixels)
         started = time.perf_counter()
         session.launch()
         session.synchronize()
         first_s = time.perf_counter() - started
         if not np.isfinite(session.logits()).all():
             raise EffvitError("the artifact returns NaN or infinite logits on real images")
-        return {"open_s": open_s, "first_s": first_s}
+        return {
+            "open_s": open_s,
+            "first_s": first_s,
+            "settings": asdict(session.settings()),
+            "confinement": asdict(self._confinement),
+        }
 
     def memory(
         self, backend: str, artifact: dict[str, Any], batch: int, threads: int, pixels: str
     ) -> dict[str, object]:
         """Do what `open` does, untimed, and read the memory of this process at every step."""
+        self._artifact = msgspec.convert(artifact, Artifact)
         start = resident_memory()
         pick_backend(backend).require()
         before = resident_memory()
-        self._load(backend, artifact, threads)
+        session = self._load(backend, threads)
         loaded = resident_memory()
-        session = self._bind(batch, pixels)
+        self._images = self._normalised(np.load(pixels, mmap_mode="r"), batch)
+        session.bind(self._images)
         bound = resident_memory()
         forgotten = forget_peak()
         for _ in range(3):  # allocators reach their steady size with the second launch
@@ -97,15 +120,10 @@ class Worker:
         ]
         return asdict(merge(counts))
 
-    def _load(self, backend: str, artifact: dict[str, Any], threads: int) -> None:
-        self._artifact = msgspec.convert(artifact, Artifact)
+    def _load(self, backend: str, threads: int) -> Session:
+        assert self._artifact is not None
         self._session = pick_backend(backend).open(self._artifact, threads)
-
-    def _bind(self, batch: int, pixels: str) -> Session:
-        session = self._opened()
-        self._images = self._normalised(np.load(pixels, mmap_mode="r"), batch)
-        session.bind(self._images)
-        return session
+        return self._session
 
     def _logits(self, pixels: str, batch: int) -> Any:
         session, images = self._opened(), np.load(pixels, mmap_mode="r")
@@ -135,14 +153,17 @@ class Worker:
         return self._session
 
 
-CALLS = ("prepare", "open", "memory", "limit_memory", "round", "predict", "evaluate")
-
-
-# What CUDA, PyTorch, ONNX Runtime, the C++ library, the system and its loader of libraries say when no memory is left.
-NO_MEMORY = (
-    "out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation",
-    "cannot allocate memory", "failed to map segment",
-)  # fmt: skip
+# How CUDA, PyTorch, ONNX Runtime, the C++ library and the loader of shared libraries say that memory ran out.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "failed to map segment",
+)
+CALLS = ("hold", "prepare", "open", "memory", "limit_memory", "round", "predict", "evaluate")
 
 
 def serve(worker: Worker, lines: Any, answer: Callable[[dict[str, object]], None]) -> None:
@@ -155,7 +176,7 @@ def serve(worker: Worker, lines: Any, answer: Callable[[dict[str, object]], None
             answer({"result": getattr(worker, call["name"])(**call["arguments"])})
         # The boundary between a runtime's code and ours: whatever it raises becomes the cell's outcome.
         except Exception as error:  # noqa: BLE001
-            answer({"error": {"status": _status(error), "message": _message(error)}})
+            answer({"error": {"status": _status(error, worker.short_of_memory), "message": _message(error)}})
 
 
 def _ledger(steps: Sequence[ResidentMemory], forgotten: bool, images_bytes: int) -> HostMemory:
@@ -182,8 +203,13 @@ def _ledger(steps: Sequence[ResidentMemory], forgotten: bool, images_bytes: int)
     )
 
 
-def _status(error: Exception) -> str:
-    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
+def _status(error: Exception, short_of_memory: bool) -> str:
+    # Refused memory, runtimes fail in whatever way: libraries that do not load, threads that do not start, formats that
+    # they do not know any more.
+    ours = isinstance(error, EffvitError) and not isinstance(error, (ExportError, BackendUnavailableError))
+    if short_of_memory and not ours:
+        return "oom"
+    if isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in OUT_OF_MEMORY):
         return "oom"
     if isinstance(error, UnsupportedError):
         return "unsupported"

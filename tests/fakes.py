@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from effvit.export.base import Artifact, Backend, Images, Logits, Session, backends, pick_backend
+from effvit.export.settings import RuntimeSettings
 from effvit.profiling.isolate import IsolatedWorker
+from effvit.spec import Precision
 
 WORKED_BYTES, LOADED_BYTES, GREED_BYTES = 96 * 2**20, 160 * 2**20, 64 * 2**20
 
@@ -38,6 +40,16 @@ class Wrapped:
 
     def logits(self) -> Logits:
         return self.session.logits()
+
+    def settings(self) -> RuntimeSettings:
+        return self.session.settings()
+
+
+class Coarse(Wrapped):
+    """Says that it computes in another type than it was asked for; its logits are still close enough."""
+
+    def settings(self) -> RuntimeSettings:
+        return replace(self.session.settings(), precision=Precision.BF16)
 
 
 class Lying(Wrapped):
@@ -157,6 +169,7 @@ def fakes() -> dict[str, Backend]:
         fake("hungry", open=eat_memory),
         fake("leaving", open=leave),
         fake("lying", open=lambda artifact, threads: Lying(opened(artifact, threads))),
+        fake("coarse", open=lambda artifact, threads: Coarse(opened(artifact, threads))),
         fake("not-finite", open=lambda artifact, threads: NotFinite(opened(artifact, threads))),
         fake("dying", open=lambda artifact, threads: DiesWhenMeasured(opened(artifact, threads))),
         fake("counting", open=lambda artifact, threads: Counting(opened(artifact, threads))),

@@ -109,7 +109,7 @@ def signs(row: Row) -> str:
 def context_name(context: Context, among: Sequence[Context]) -> str:
     """Return backend, precision and batch, and before them whatever else tells `context` from the others."""
     parts = []
-    for field in ("backbone", "data", "environment"):
+    for field in ("backbone", "data", "environment", "device"):
         if len({getattr(other, field) for other in among}) > 1:
             parts.append(str(getattr(context, field)))
     return ", ".join([*parts, context.backend, str(context.precision), f"batch {context.batch}"])
@@ -133,6 +133,7 @@ NAMING = (
     Column("attention", lambda row: row.label, numeric=False),
     Column("backend", lambda row: row.outcome.cell.backend, numeric=False),
     Column("precision", lambda row: str(row.outcome.cell.precision), numeric=False),
+    Column("device", lambda row: str(row.outcome.cell.device), numeric=False),
     Column("batch", lambda row: str(row.workload.batch)),
     Column("px", lambda row: row.workload.resolution),
 )
@@ -151,6 +152,12 @@ COLUMNS = (
     Column("MACs ratio", lambda row: _optional(row.macs_ratio, lambda value: f"{value:.2f}x")),
     Column("status", status, numeric=False),
 )
+
+
+def columns_of(rows: Sequence[Row], among: Sequence[Column] = COLUMNS) -> list[Column]:
+    """Return the columns `among` these that `rows` need: the device is named only where there are several."""
+    several = len({row.outcome.cell.device for row in rows}) > 1
+    return [column for column in among if several or column.title != "device"]
 
 
 def columns(*titles: str) -> tuple[Column, ...]:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from effvit.environment import Environment
 from effvit.profiling import results
 from effvit.profiling.records import SCHEMA
-from effvit.profiling.report import display, quantities, summary
+from effvit.profiling.report import display, quantities, summary, used
 from effvit.profiling.report.details import DETAILS, Detail
 from effvit.profiling.report.figures import FIGURES, Figure, drawable
 from effvit.profiling.report.rows import Row, contexts, variant_order
@@ -71,7 +71,8 @@ def html_text(rows: Sequence[Row]) -> str:
         accuracy_basis=display.accuracy_basis(rows),
         environments=[(environment.key, _facts(environment)) for environment in environments],
         provenance=sorted({(row.outcome.data, row.outcome.run) for row in rows}),
-        missing=_table(missing, (*display.columns("attention", "backend", "precision", "batch", "px"), *_REASONS)),
+        missing=_table(missing, (*display.columns_of(rows, _NAMED), *_REASONS)),
+        used=_table(used.distinct(rows), used.COLUMNS),
         schema=SCHEMA,
         specs=_inert(json.dumps(specs)),
         raw=_inert("\n".join(results.encode(row.outcome).decode() for row in rows)),
@@ -79,6 +80,7 @@ def html_text(rows: Sequence[Row]) -> str:
     )
 
 
+_NAMED = display.columns("attention", "backend", "precision", "device", "batch", "px")
 _REASONS = (
     display.Column("status", display.status, numeric=False),
     display.Column("notes", lambda row: "; ".join(row.outcome.notes) or quantities.ABSENT, numeric=False),
@@ -118,8 +120,8 @@ def _table(rows: Sequence[Row], columns: Sequence[display.Column]) -> Table:
 
 def _full_table(rows: Sequence[Row]) -> Table:
     """Return every cell; where nothing was measured, the reason runs over the columns of the measurements."""
-    table = _table(rows, display.COLUMNS)
-    named = len(display.NAMING)
+    table = _table(rows, display.columns_of(rows))
+    named = len(display.columns_of(rows, display.NAMING))
     lines = tuple(
         line if row.outcome.evidence else (*line[:named], display.status(row))
         for row, line in zip(rows, table.lines, strict=True)

@@ -25,6 +25,7 @@ class Context:
     precision: Precision
     batch: int
     environment: str
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,8 @@ class Row:
         """The group of rows that this one competes with."""
         cell = self.outcome.cell
         environment = self.outcome.environment.key
-        return Context(
-            cell.model.backbone, self.outcome.data, cell.backend, cell.precision, cell.workload.batch, environment
-        )
+        work = (cell.backend, cell.precision, cell.workload.batch)
+        return Context(cell.model.backbone, self.outcome.data, *work, environment, str(cell.device))
 
     @property
     def workload(self) -> Workload:
@@ -119,7 +119,7 @@ def _readings(outcome: Outcome, metrics: Iterable[Metric]) -> tuple[Reading, ...
 def _ground(outcome: Outcome) -> tuple[object, ...]:
     """Return everything that a comparison with the baseline holds fixed."""
     cell, model = outcome.cell, outcome.cell.model
-    fixed = (model.backbone, model.classes, model.patch, cell.backend, cell.precision, cell.workload)
+    fixed = (model.backbone, model.classes, model.patch, cell.backend, cell.precision, cell.workload, cell.device)
     return (*fixed, outcome.data, outcome.environment.key)
 
 

@@ -62,6 +62,7 @@ def _header(rows: Sequence[Row]) -> str:
         _shared(cell.backend for cell in cells),
         _shared(str(cell.precision) for cell in cells),
         *_machine([row.outcome.environment for row in rows]),
+        _threads(rows),
     ]
     baseline = BASELINE if any(row.is_baseline for row in rows) else "none measured"
     return f"{', '.join(fact for fact in facts if fact)}      baseline: {baseline}"
@@ -71,7 +72,16 @@ def _machine(environments: Sequence[Environment]) -> list[str]:
     if len({environment.key for environment in environments}) > 1:
         return ["several machines"]
     machine = environments[0]
-    return [machine.cpu, *machine.gpus, f"{machine.threads} threads" if machine.threads != 1 else "1 thread"]
+    return [machine.cpu, *machine.gpus]
+
+
+def _threads(rows: Sequence[Row]) -> str:
+    """Return on how many threads all rows ran; nothing where devices differ in that."""
+    counts = {row.outcome.cell.device.threads or row.outcome.environment.threads for row in rows}
+    if len(counts) > 1:
+        return ""
+    count = counts.pop()
+    return f"{count} threads" if count != 1 else "1 thread"
 
 
 def _shared(values: Iterable[str]) -> str:
@@ -95,7 +105,7 @@ def _fitting(rows: Sequence[Row], width: int) -> tuple[list[Column], list[str]]:
 
 
 def _varies(column: Column, rows: Sequence[Row]) -> bool:
-    return column.title not in ("backend", "precision") or len({column.text(row) for row in rows}) > 1
+    return column.title not in ("backend", "precision", "device") or len({column.text(row) for row in rows}) > 1
 
 
 def _width(column: Column, rows: Sequence[Row]) -> int:

@@ -125,6 +125,27 @@ def test_the_hint_names_a_softmax_run(effvit: Effvit) -> None:
     assert "`effvit profile lin soft ...`" in ended.stderr
 
 
+def test_a_device_too_small_is_a_row_and_a_type_that_is_not_computed_in_is_exit_4(effvit: Effvit) -> None:
+    """ONNX Runtime has the kernels of an fp16 graph in fp32 alone, on most processors."""
+    small = ("--device", "cpu:threads=1,memory=48MiB", "--device", "cpu:threads=1")
+    common = ("profile", "lin", "--batch", "1", "--backend", "ort-cpu", *EFFORT, "--json")
+    ended = effvit(*common, *small, "--out", "devices.jsonl")
+    assert ended.returncode == 5
+    assert [outcome["status"] for outcome in json.loads(ended.stdout)] == ["oom", "ok"]
+
+    fp16 = (*common, "--precision", "fp16", "--out", "fp16.jsonl")
+    refused = effvit(*fp16)
+    (outcome,) = json.loads(refused.stdout)
+    if outcome["status"] == "ok":
+        pytest.skip("this processor computes in fp16")
+    assert refused.returncode == 4
+    assert "error: 1 of 1 cells are not what was asked for; ort-cpu: asked for fp16, computes in fp32" in refused.stderr
+    allowed = effvit(*fp16, "--allow-fallback")
+    assert allowed.returncode == 0, allowed.stderr
+    (outcome,) = json.loads(allowed.stdout)
+    assert (outcome["status"], outcome["evidence"]["settings"]["precision"]) == ("fallback", "fp32")
+
+
 def test_ctrl_c_ends_a_sweep_in_one_line_and_leaves_no_process(folder: Path) -> None:
     with subprocess.Popen(
         command(*SWEEP, "--least-s", "60", "--most-s", "60", "--out", "interrupted.jsonl"),

@@ -187,7 +187,7 @@ def test_a_lower_limit_of_before_stays(run: Run, pixels: PixelStore) -> None:
         assert worker.limit_memory(2 * LIMIT_BYTES) == LIMIT_BYTES
 
 
-@pytest.mark.parametrize("content", [b"{}\n", b"not json\n", b'{"schema": "effvit.result/2"}\n'])
+@pytest.mark.parametrize("content", [b"{}\n", b"not json\n", b'{"schema": "effvit.result/3"}\n'])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "frontier.jsonl"
     path.write_bytes(content)

@@ -15,9 +15,12 @@ from outcomes import make_cost
 
 from effvit.accuracy import Accuracy
 from effvit.export.base import Artifact, Parity, pick_backend
+from effvit.export.settings import RuntimeSettings
 from effvit.profiling import stats
+from effvit.profiling.confinement import Confinement
+from effvit.profiling.devices import Device
 from effvit.profiling.disturbance import Conditions
-from effvit.profiling.isolate import CellFailure
+from effvit.profiling.isolate import CellFailure, Opened
 from effvit.profiling.measure import Bench, Measured, measure_group
 from effvit.profiling.plan import Effort, Group
 from effvit.profiling.preparation import Refusal
@@ -72,14 +75,17 @@ class FakeWorker:
     ) -> None:
         """There is no process to end."""
 
-    def prepare(self, backend: str) -> None: ...
+    def prepare(self, backend: str, device: Device) -> None: ...
+
+    def hold(self, device: Device) -> None: ...
 
     def ready(self) -> None: ...
 
-    def open(
-        self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path
-    ) -> tuple[float, float, HostMemory]:
-        return 0.1, 0.2, HostMemory(1, 2, "made up")
+    def open(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> Opened:
+        return Opened(0.1, 0.2, RuntimeSettings("made up", "cpu", Precision.FP32, threads), Confinement(None))
+
+    def memory(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> HostMemory:
+        return HostMemory(1, 2, "made up")
 
     def evaluate(self, pixels: Path, labels: list[int], batch: int) -> Accuracy:
         return Accuracy(1, 1, 1, None, (1,), (1,))
@@ -129,7 +135,7 @@ class Lab:
 
     def measure(self) -> list[Measured | Refusal]:
         def start(_timeout_s: float) -> FakeWorker:
-            place = len(self.workers)
+            place = len(self.workers) % len(self.latencies_s)  # after the workers that time come those that weigh
             fails_in = self.fails_in if place == 1 else None
             # A sequence of its own for each: the order within rounds is drawn anew in every run.
             chance = random.Random(f"{self.seed} {place}")

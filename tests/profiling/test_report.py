@@ -11,14 +11,17 @@ from outcomes import VARIANTS, make_outcome, make_sweep, without_evidence
 from rich.console import Console
 
 from effvit.errors import ResultError, StorageError
+from effvit.export.settings import Placement, RuntimeSettings
 from effvit.profiling import results
+from effvit.profiling.confinement import Confinement
+from effvit.profiling.devices import CPU, Device
 from effvit.profiling.records import Outcome
 from effvit.profiling.report import figures, summary, table, terminal
 from effvit.profiling.report.details import DETAILS
 from effvit.profiling.report.html import html_text
 from effvit.profiling.report.rows import make_rows
 from effvit.profiling.report.writer import write_report
-from effvit.spec import Swap
+from effvit.spec import Precision, Swap
 
 ROWS = make_rows(make_sweep())
 HOSTILE = '</script><img src=x onerror="alert(1)">|`*'
@@ -70,6 +73,44 @@ def _hostile() -> list[Outcome]:
 def test_the_terminal_names_what_all_rows_share_once() -> None:
     first = _shown([make_outcome("softmax"), make_outcome("linformer")]).splitlines()[0]
     assert first == "vit_tiny_patch16_224, torch, fp32, Example CPU 9000, 4 threads      baseline: softmax"
+
+
+def _on(device: Device, *attentions: str) -> list[Outcome]:
+    return [replace(outcome, cell=replace(outcome.cell, device=device)) for outcome in map(make_outcome, attentions)]
+
+
+def test_devices_have_a_column_where_there_are_several_and_a_baseline_each() -> None:
+    outcomes = [*_on(CPU, "softmax", "linformer"), *_on(Device(threads=1, memory_bytes=2**29), "softmax", "linformer")]
+    rows = make_rows(outcomes)
+    text = _shown(outcomes)
+    assert re.search(r"attention +device +batch", text)
+    assert text.count("cpu:threads=1,memory=512MiB") == 2
+    assert " threads" not in text.splitlines()[0], "devices differ in their threads"
+    assert [row.baseline.cell.device for row in rows if row.baseline] == [CPU, Device(threads=1, memory_bytes=2**29)]
+    assert "| device |" in table.markdown_text(rows)
+    assert len({row.context for row in rows}) == 2
+
+
+def test_one_device_has_no_column_and_its_threads_are_named() -> None:
+    outcomes = _on(Device(threads=1), "softmax", "linformer")
+    assert "device" not in _shown(outcomes)
+    assert ", 1 thread " in _shown(outcomes).splitlines()[0]
+    assert "| device |" not in table.markdown_text(make_rows(outcomes))
+
+
+def test_the_page_tells_what_a_runtime_really_used() -> None:
+    settings = RuntimeSettings(
+        "onnxruntime 1.23.0", "cpu", Precision.FP32, 1, (Placement("CPUExecutionProvider", 214),)
+    )
+    outcome = make_outcome("softmax")
+    assert outcome.evidence is not None
+    evidence = replace(outcome.evidence, settings=settings, confinement=Confinement((3,), 2**29, "RLIMIT_DATA"))
+    fallen = replace(outcome, status="fallback", reason="asked for fp16, computes in fp32", evidence=evidence)
+    page = html_text(make_rows([fallen]))
+    for text in ("onnxruntime 1.23.0", "CPUExecutionProvider 214", "512 MiB by RLIMIT_DATA"):
+        assert f"<td>{text}</td>" in page
+    assert "fallback: asked for fp16, computes in fp32" in page
+    assert "What the runtimes really used" not in html_text(make_rows([make_outcome("softmax")]))
 
 
 def test_the_terminal_shows_a_failed_cell_in_its_place_with_its_reason() -> None:

@@ -21,10 +21,12 @@ from untrained_runs import make_run
 
 from effvit.errors import BackendUnavailableError, CheckpointError, DataError, UnknownNameError, UsageError
 from effvit.export.base import backends
+from effvit.profiling.confinement import Confinement
+from effvit.profiling.devices import CPU, Device
 from effvit.profiling.disturbance import PROC_STAT, Tolerance
 from effvit.profiling.energy import MEASURED_S, Instruments
 from effvit.profiling.pixels import PixelStore
-from effvit.profiling.plan import Effort, Plan
+from effvit.profiling.plan import Effort, Plan, available_backends
 from effvit.profiling.records import CallWork, Outcome
 from effvit.profiling.results import append, read
 from effvit.profiling.sweep import run_sweep
@@ -110,6 +112,7 @@ def sweep(
     effort: Effort = QUICK,
     retry: bool = False,
     meters: tuple[Meter, ...] = (),
+    fallback: bool = False,
 ) -> list[Outcome]:
     return run_sweep(
         wanted,
@@ -118,8 +121,9 @@ def sweep(
         pixels,
         log or Log(),
         retry_failed=retry,
+        allow_fallback=fallback,
         start=fakes.start_worker,
-        calibrate=lambda _threads, _stage: CALIBRATION,
+        calibrate=lambda threads, _stage: replace(CALIBRATION, threads=threads),
         counters=lambda: Instruments(meters, ()),
     )
 
@@ -157,7 +161,7 @@ def test_the_evidence_of_a_cell_belongs_to_its_artifact(measured: tuple[Path, li
         batch, cost = outcome.cell.workload.batch, evidence.cost
         assert cost.least_moved is not None
         assert evidence.work == CallWork(batch, 4 * (cost.parameters + batch * cost.least_moved))
-        assert evidence.calibration == CALIBRATION
+        assert evidence.calibration == replace(CALIBRATION, threads=1)
         memory = evidence.memory
         assert memory.peak_bytes is not None
         assert memory.before_bytes is not None
@@ -240,6 +244,41 @@ def test_failed_cells_are_tried_again_only_when_asked_for(runs: list[Run], pixel
 
 
 @pytest.mark.usefixtures("misbehaving")
+def test_a_runtime_that_does_something_else_is_measured_only_where_that_is_allowed(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    results, wanted = tmp_path / "results.jsonl", plan(runs[:1], "coarse", "ort-cpu")
+    refused, exact = sweep(wanted, results, pixels)
+    assert (refused.status, refused.stage, refused.evidence) == ("fallback", "open", None)
+    assert refused.reason == "asked for fp32, computes in bf16"
+    assert exact.status == "ok"
+    log = Log()
+    allowed, _ = sweep(wanted, results, pixels, log, fallback=True)
+    assert log.fresh == [allowed], "what was measured as asked is not measured again"
+    assert (allowed.status, allowed.stage, allowed.reason) == ("fallback", None, "asked for fp32, computes in bf16")
+    assert allowed.evidence is not None
+    assert allowed.evidence.settings is not None
+    assert allowed.evidence.settings.precision == Precision.BF16
+
+
+def test_a_model_that_does_not_fit_a_device_is_out_of_memory_and_the_sweep_goes_on(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    devices = (Device(threads=1, memory_bytes=48 * 2**20), Device(threads=1, memory_bytes=2**30), CPU)
+    outcomes = sweep(replace(plan(runs[:1]), devices=devices), tmp_path / "results.jsonl", pixels)
+    assert [outcome.status for outcome in outcomes] == ["oom", "ok", "ok"]
+    assert len({outcome.cell.key for outcome in outcomes}) == 3
+    small, large, whole = outcomes
+    assert "(limit: 48MiB, " in small.reason
+    assert large.evidence is not None
+    assert large.evidence.confinement is not None
+    assert large.evidence.confinement.departures(devices[1]) == []
+    assert len(large.evidence.confinement.cores or ()) == 1
+    assert whole.evidence is not None
+    assert whole.evidence.confinement == Confinement(tuple(sorted(os.sched_getaffinity(0))))
+
+
+@pytest.mark.usefixtures("misbehaving")
 def test_a_hanging_cell_times_out(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
     effort = replace(QUICK, timeout_s=6)
     (outcome,) = sweep(plan(runs[:1], "hanging"), tmp_path / "results.jsonl", pixels, effort=effort)
@@ -292,6 +331,8 @@ def test_a_precision_that_a_runtime_lacks_is_unsupported(runs: list[Run], pixels
         ({"batches": (0,)}, UsageError),
         ({"backends": ("ort-cpuu",)}, UnknownNameError),
         ({"backends": ("tensorrt",)}, BackendUnavailableError),
+        ({"devices": (CPU, CPU)}, UsageError),
+        ({"devices": (Device(threads=100_000),)}, UsageError),
     ],
 )
 def test_what_can_be_known_before_is_refused_before(
@@ -302,6 +343,13 @@ def test_what_can_be_known_before_is_refused_before(
     with pytest.raises(error):
         sweep(replace(plan(runs), **change), tmp_path / "results.jsonl", pixels)  # type: ignore[arg-type]
     assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_a_backend_that_is_slow_to_open_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "torch-compile" not in available_backends()
+    eager = replace(backends()["torch-compile"], slow_to_open=False, unavailable=lambda: None)
+    monkeypatch.setitem(backends(), "torch-compile", eager)  # type: ignore[arg-type]  # discovery returns a dict
+    assert "torch-compile" in available_backends()
 
 
 def test_the_same_run_twice_is_refused(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
