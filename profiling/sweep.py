@@ -107,7 +107,9 @@ class _Sweep:
         self.done = {outcome.cell.key: outcome for outcome in earlier}
         self.preparation = Preparation(effort, pixels, listener.stage)
         known = known_accuracies(earlier)
-        self.bench = Bench(effort, pixels, self.preparation, known, listener.stage, start, allow_fallback)
+        self.bench = Bench(
+            effort, pixels, self.preparation, known, listener.stage, start, allow_fallback=allow_fallback
+        )
 
     def run(self) -> list[Outcome]:
         groups = self.plan.groups()
@@ -165,7 +167,7 @@ class _Sweep:
         if evidence.settings is not None and evidence.confinement is not None:
             departures = group.departures(evidence.settings, evidence.confinement, self.bench.effort.threads)
             if departures:
-                return "fallback", "open", departures
+                return "fallback", None, departures
         return ("unstable", "measure", result.unstable) if result.unstable else ("ok", None, "")
 
 
