@@ -22,8 +22,9 @@ tests: $(VENV)/.installed
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
+# On a CPU through one runtime: OpenVINO, which the tests bring, would double its time.
 study: $(VENV)/.installed
-	$(BIN)/effvit study
+	$(BIN)/effvit study $(if $(filter cpu,$(RUNTIME)),--backend ort-cpu)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("effvit needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'

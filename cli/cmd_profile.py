@@ -11,19 +11,22 @@ import typer
 from effvit.cli.options import (
     DEFAULT_RUNS,
     AttentionsOption,
+    DevicesOption,
     JsonOption,
+    NoiseOption,
     ResolutionsOption,
     RunArguments,
     RunsOption,
     ThreadsOption,
     attentions_from_text,
     batches_from_text,
+    devices_from_texts,
     names_from_text,
     precisions_from_text,
     resolutions_from_text,
 )
 from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
-from effvit.errors import CellsFailedError
+from effvit.errors import CellsFailedError, FallbackError
 from effvit.spec import BASELINE
 
 if TYPE_CHECKING:
@@ -40,21 +43,30 @@ def profile(
     backend: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="runtimes [default: all that are here]", show_default=False)
     ] = None,
+    device: DevicesOption = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="result file [default: results.jsonl among the runs]", show_default=False),
     ] = None,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="interleaved rounds")] = 5,
-    samples: Annotated[int, typer.Option(metavar="N", min=1, help="timed launches a cell, over all rounds")] = 30,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="interleaved rounds, at least")] = 5,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=1, help="timed launches a cell over all rounds, at least")
+    ] = 30,
     least_s: Annotated[
         float, typer.Option("--least-s", metavar="SECONDS", help="timed seconds a cell, at least")
     ] = 1.0,
-    most_s: Annotated[float, typer.Option("--most-s", metavar="SECONDS", help="timed seconds a cell, at most")] = 20.0,
+    max_noise: NoiseOption = 2.0,
+    most_s: Annotated[
+        float, typer.Option("--most-s", metavar="SECONDS", help="seconds of rounds a cell, at most, warm-up included")
+    ] = 20.0,
     warmup_ms: Annotated[
         float, typer.Option("--warmup-ms", metavar="MS", help="untimed milliseconds before every round")
     ] = 100.0,
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="measure runtimes that do something else than asked, and say so")
+    ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="measure cells again that failed before")
+        bool, typer.Option("--retry-failed", help="measure cells again that failed or were unstable before")
     ] = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", metavar="SECONDS", help="seconds a cell's process may take")
@@ -62,17 +74,30 @@ def profile(
     eval_images: Annotated[
         int, typer.Option(metavar="N", min=0, help="held-out images for accuracy, evenly over classes; 0 is all")
     ] = 500,
+    max_batch: Annotated[
+        bool, typer.Option("--max-batch", help="find the largest batch that fits into memory instead of measuring")
+    ] = False,
+    max_batch_limit: Annotated[
+        int, typer.Option("--max-batch-limit", metavar="N", min=1, help="with --max-batch: images a call, at most")
+    ] = 4096,
+    max_batch_s: Annotated[
+        float, typer.Option("--max-batch-s", metavar="SECONDS", help="with --max-batch: seconds a search, at most")
+    ] = 600.0,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
 ) -> None:
     """Measure latency, throughput, memory and accuracy of a run's artifacts on this machine.
 
-    Cells that differ in the attention alone are measured in interleaved rounds. Results are appended to a file as cells
-    finish; the same command started again goes on from there.
+    Cells that differ in the attention alone are measured in interleaved rounds, until their medians are known to
+    --max-noise or --most-s is over. Results are appended to a file as cells finish; the same command started again goes
+    on from there. With --max-batch nothing is timed and --batch has no meaning: batches are doubled and halved, each in
+    a process of its own, until one image more does not fit. What was found is kept in frontier.jsonl among the runs, or
+    in --out.
     """
     sizes = resolutions_from_text(res) if res is not None else None
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
+    devices = devices_from_texts(device, threads)
 
     from effvit.export.base import pick_backend
 
@@ -91,12 +116,13 @@ def profile(
     plan = Plan(
         runs=tuple(chosen),
         resolutions=tuple(sizes or dict.fromkeys(one.record.spec.trained for one in chosen)),
-        batches=tuple(batches),
+        batches=(1,) if max_batch else tuple(batches),
         precisions=tuple(precisions),
         backends=tuple(backends) or available_backends(),
+        devices=tuple(devices),
     )
     effort = Effort(
-        threads=threads or usable_cores(),
+        threads=usable_cores(),
         rounds=rounds,
         samples=samples,
         least_s=least_s,
@@ -104,17 +130,27 @@ def profile(
         warmup_s=warmup_ms / 1000,
         timeout_s=timeout_s,
         eval_images=eval_images,
+        max_noise=max_noise / 100,
     )
+    if max_batch:
+        from effvit.cli.frontier import show_largest_batches
+        from effvit.profiling.frontier import Bounds
+
+        bounds = Bounds(max_batch_limit, max_batch_s)
+        show_largest_batches(plan, effort, bounds, out or runs / "frontier.jsonl", json=json)
+        return
     results = out or runs / "results.jsonl"
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         display = SweepDisplay(progress)
-        outcomes = run_sweep(plan, effort, results, pixels, display, retry_failed=retry_failed)
+        outcomes = run_sweep(
+            plan, effort, results, pixels, display, retry_failed=retry_failed, allow_fallback=allow_fallback
+        )
         display.close()
     show_outcomes(outcomes, json=json)
     say(f"results: {results}")
     if not any(one.record.spec.attention == BASELINE for one in chosen):
         hint(_advise_baseline(chosen, find_runs(runs)))
-    raise_if_unfinished(outcomes)
+    raise_if_unfinished(outcomes, allow_fallback=allow_fallback)
 
 
 def _advise_baseline(chosen: Sequence[Run], known: Sequence[Run]) -> str:
@@ -142,11 +178,12 @@ def show_outcomes(outcomes: list[Outcome], *, json: bool) -> None:
     show(render(make_rows(outcomes)))
 
 
-def raise_if_unfinished(outcomes: list[Outcome]) -> None:
-    """Check that cells were measured, and that those which were not have a reason that is no failure.
+def raise_if_unfinished(outcomes: list[Outcome], *, allow_fallback: bool = False) -> None:
+    """Check that cells were measured as they were asked for, or have a reason that is no failure.
 
     Raises:
         CellsFailedError: Some failed, or none was measured.
+        FallbackError: A runtime does something else than it was asked for, and that is not allowed.
     """
     from effvit.profiling.records import FAILURES
 
@@ -155,6 +192,13 @@ def raise_if_unfinished(outcomes: list[Outcome]) -> None:
         raise CellsFailedError(
             f"{len(failed)} of {len(outcomes)} cells failed; the first: {failed[0].reason}",
             "the reasons stand in the table; `effvit profile` with --retry-failed tries these cells again",
+        )
+    fallen = [outcome for outcome in outcomes if outcome.status == "fallback"]
+    if fallen and not allow_fallback:
+        cell = fallen[0].cell
+        raise FallbackError(
+            f"{len(fallen)} of {len(outcomes)} cells are not what was asked for; {cell.backend}: {fallen[0].reason}",
+            "ask for what the runtimes can do; `effvit profile` with --allow-fallback measures these as they are",
         )
     if all(outcome.evidence is None for outcome in outcomes):
         raise CellsFailedError(

@@ -10,6 +10,7 @@ import typer
 from effvit.cli.cmd_profile import raise_if_unfinished, show_outcomes
 from effvit.cli.options import (
     JsonOption,
+    NoiseOption,
     ResolutionsOption,
     SkipCorruptOption,
     ThreadsOption,
@@ -24,8 +25,9 @@ from effvit.errors import UsageError
 from effvit.mix import parse_mix
 from effvit.spec import BASELINE
 
-# Many cells, and rounds of each: half of what a single `effvit profile` takes for one.
+# Many cells, and rounds of each: less of what a single `effvit profile` takes for one.
 STUDY_LEAST_S = 0.5
+STUDY_MOST_S = 8.0
 # Each takes as long as any; these are the ones that most papers compare.
 STUDIED = "softmax,atrous,linformer,nystromformer,performer"
 
@@ -68,6 +70,7 @@ def study(
             metavar="NAME,...", help="runtimes [default: all here that run exported artifacts]", show_default=False
         ),
     ] = None,
+    max_noise: NoiseOption = 2.0,
     eval_images: Annotated[int, typer.Option(metavar="N", min=0, help="held-out images for accuracy; 0 is all")] = 500,
     threads: ThreadsOption = None,
     skip_corrupt: SkipCorruptOption = False,
@@ -124,7 +127,13 @@ def study(
         transfer_epochs=transfer_epochs,
     )
     folder = out or Path("studies") / (Path(images.name).name or "data")
-    effort = Effort(threads=threads or usable_cores(), least_s=STUDY_LEAST_S, eval_images=eval_images)
+    effort = Effort(
+        threads=threads or usable_cores(),
+        least_s=STUDY_LEAST_S,
+        most_s=STUDY_MOST_S,
+        eval_images=eval_images,
+        max_noise=max_noise / 100,
+    )
     with progress_bars() as progress:
         display, sweeping = StudyDisplay(progress), SweepDisplay(progress)
 

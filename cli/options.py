@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -9,6 +10,7 @@ import typer
 
 from effvit.errors import UnknownNameError, UsageError
 from effvit.mix import parse_mix
+from effvit.profiling.devices import Device, device_from_text
 from effvit.spec import OptionValue, Precision, mix_name
 
 RunsOption = Annotated[
@@ -29,6 +31,19 @@ RunArguments = Annotated[
 ]
 AttentionsOption = Annotated[
     str | None, typer.Option("--attn", metavar="NAME,...", help="take the newest run of each of these variants")
+]
+NoiseOption = Annotated[
+    float,
+    typer.Option("--max-noise", metavar="PERCENT", help="half-width of the median's 95 % interval to measure down to"),
+]
+DevicesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="cpu, or a part of it: cpu:threads=1,memory=512MiB; may be given several times [default: cpu]",
+        show_default=False,
+    ),
 ]
 T = TypeVar("T")
 DEFAULT_RUNS = Path("runs")
@@ -101,6 +116,17 @@ def _geometric(part: str, numbers: list[int]) -> list[int]:
     while batches[-1] * factor <= last:
         batches.append(batches[-1] * factor)
     return batches
+
+
+def devices_from_texts(texts: list[str] | None, threads: int | None) -> list[Device]:
+    """Return the devices; those that say nothing of their threads have `threads`.
+
+    Raises:
+        UnknownNameError: Another kind of device, or of limit.
+        UsageError: A limit that cannot be.
+    """
+    devices = [device_from_text(text) for text in texts or ["cpu"]]
+    return [replace(device, threads=device.threads or threads) for device in devices]
 
 
 def precisions_from_text(text: str) -> list[Precision]:

@@ -17,6 +17,7 @@ from effvit.spec import Workload
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from effvit.profiling.frontier import Frontier
     from effvit.prospect import Prospect
 
 _PROSE_WIDTH = 88  # what reads well where there is no terminal to fit into
@@ -125,6 +126,46 @@ def comparison_parts(prospects: Sequence[Prospect]) -> list[RenderableType]:
     ratios.add_row("(ceiling)", *(_times(promise.ceiling) for promise in promises))
     tables = (_of_numbers(ratios), "", _of_numbers(moved))
     return [f"{model}, one image:", *tables, f"\n{_MACS_LEGEND}", _BYTES_LEGEND]
+
+
+def batches_table(frontiers: Sequence[Frontier]) -> Table:
+    """Return the largest batch that fitted of every search, and what ended it."""
+    table = _plain("attention", "backend", "precision", "px", "largest batch", "peak memory", "limit", "ended by")
+    for column in table.columns[3:7]:
+        column.justify = "right"
+    for frontier in frontiers:
+        cell, largest = frontier.cell, frontier.largest
+        peak = None if largest is None else largest.peak_bytes
+        limit = frontier.tries[-1].limit_bytes if frontier.tries else None
+        table.add_row(
+            cell.model.attention,
+            cell.backend,
+            str(cell.precision),
+            cell.workload.resolution,
+            _fitting(frontier),
+            quantities.ABSENT if peak is None else quantities.size(peak),
+            "none" if limit is None else quantities.size(limit),
+            _ending(frontier),
+        )
+    return table
+
+
+def _fitting(frontier: Frontier) -> str:
+    """Return the largest batch as far as it is known: `96`, `96-127`, `≥ 96`."""
+    largest, too_large = frontier.largest, frontier.too_large
+    if largest is None:
+        return "0" if too_large is not None and too_large.batch == 1 else quantities.ABSENT
+    if too_large is None:
+        return f"≥ {largest.batch}"
+    most = too_large.batch - 1
+    return str(largest.batch) if largest.batch == most else f"{largest.batch}-{most}"
+
+
+def _ending(frontier: Frontier) -> str:
+    """Return what ended a search: `no memory for 97`, `time limit`."""
+    if frontier.stopped == "found" and frontier.too_large is not None:
+        return f"no memory for {frontier.too_large.batch}"
+    return frontier.reason or frontier.stopped
 
 
 def _times(ratio: float | None) -> str:

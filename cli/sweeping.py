@@ -45,6 +45,10 @@ def _line(outcome: Outcome) -> str:
     cell = outcome.cell
     workload = cell.workload
     name = f"{cell.model.attention} {workload.resolution} px, batch {workload.batch}, {cell.precision}, {cell.backend}"
+    if str(cell.device) != cell.device.kind:
+        name = f"{name}, {cell.device}"
+    fate = f"{outcome.status}: {outcome.reason}"
     if outcome.evidence is None:
-        return f"{name}: {outcome.status}: {outcome.reason}"
-    return f"{name}: {median_s(outcome.evidence.samples) * 1e3:.3g} ms"
+        return f"{name}: {fate}"
+    time = f"{median_s(outcome.evidence.samples) * 1e3:.3g} ms"
+    return f"{name}: {time}" if outcome.status == "ok" else f"{name}: {time}, {fate}"

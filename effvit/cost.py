@@ -23,7 +23,9 @@ def cost_of(model: VisionTransformer, spec: ModelSpec) -> Cost:
     geometry = geometry_of(model, layers[0])
     rows, columns = patch_size(model)
     embedding = model.patch_embed.proj
-    macs = embedding.out_channels * embedding.in_channels * rows * columns * geometry.patches
+    pixels = embedding.in_channels * rows * columns * geometry.patches
+    macs = embedding.out_channels * pixels
+    passed_on = geometry.tokens * geometry.dim
     core, merged = 0, 0
     variants = variants_by_block(spec.swaps, len(layers))
     for block, layer, (variant, options) in zip(model.blocks, layers, variants, strict=True):
@@ -36,10 +38,12 @@ def cost_of(model: VisionTransformer, spec: ModelSpec) -> Cost:
         macs += attention.total + _linear_macs(gate) * seen.tokens
         macs += merging.macs + _linear_macs(mlp) * (geometry.tokens - merged)
         core += attention.core + merging.macs
+        passed_on += (geometry.tokens - merged) * geometry.dim
     # Distilled models classify twice.
     heads = _linear_macs(model.head) + _linear_macs(getattr(model, "head_dist", None))
     macs += _pooling_macs(model, geometry.tokens if model.pool_include_prefix else geometry.patches) + heads
-    return Cost(sum(parameter.numel() for parameter in model.parameters()), macs, core, geometry.tokens)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(parameters, macs, core, geometry.tokens, pixels + 2 * passed_on)
 
 
 def _linear_macs(module: nn.Module | None) -> int:

@@ -11,7 +11,18 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-PACKAGES = ("effvit", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy")
+PACKAGES = (
+    "effvit",
+    "torch",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "numpy",
+)
 
 
 @dataclass(frozen=True, slots=True)

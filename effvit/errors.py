@@ -12,6 +12,7 @@ EffvitError
 │   └── BackendUnavailableError
 ├── CheckFailedError            something was made and is not what was asked for
 │   ├── ExportError             carries the stage that failed
+│   ├── FallbackError           a runtime does something else than it was asked for
 │   └── MismatchError           an artifact disagrees with the PyTorch model
 └── CellsFailedError            a sweep went through, but not every cell was measured
 """
@@ -114,6 +115,10 @@ class ExportError(CheckFailedError):
     def __init__(self, stage: str, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
         self.stage = stage
+
+
+class FallbackError(CheckFailedError):
+    """A runtime does something else than it was asked for."""
 
 
 class MismatchError(CheckFailedError):

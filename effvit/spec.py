@@ -23,6 +23,12 @@ class Precision(StrEnum):
     INT8 = "int8"
     FP8 = "fp8"
 
+    @property
+    def size_bytes(self) -> int:
+        """What a number of this type takes in memory."""
+        # TF32 is float32 in memory; only matrix products round.
+        return {Precision.FP32: 4, Precision.TF32: 4, Precision.FP16: 2, Precision.BF16: 2}.get(self, 1)
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Workload:
@@ -120,13 +126,16 @@ def _ranges(layers: Sequence[int]) -> list[tuple[int, str]]:
 class Cost:
     """What one image costs on paper: parameters, MACs, the MACs of the attention cores alone, tokens.
 
-    Counted are matrix products and convolutions; softmax, norms, activations and additions are not.
+    Counted are matrix products and convolutions; softmax, norms, activations and additions are not. `least_moved` is
+    how many numbers an image makes any runtime move that does not fuse across blocks: its pixels once, and what passes
+    from one block to the next twice, written and read. None in what was written before it was counted.
     """
 
     parameters: int
     macs: int
     core_macs: int
     tokens: int
+    least_moved: int | None = None
 
     @property
     def ceiling(self) -> float | None:

@@ -84,6 +84,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def user_cache() -> Path:
+    """Return the folder for what can be made again: `$EFFVIT_CACHE`, or `effvit` in the user's cache folder."""
+    own = os.environ.get("EFFVIT_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effvit"
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of the file at `path` in hexadecimal."""
     with path.open("rb") as stream:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effvit.errors import BackendUnavailableError, UnsupportedError
+from effvit.export.settings import RuntimeSettings
 from effvit.preprocessing import Preprocessing
 from effvit.registry import discover, pick
 from effvit.spec import Cost, ModelSpec, Precision
@@ -72,13 +73,15 @@ class Session(Protocol):
 
     `launch` enqueues one pass over what `bind` copied to where the runtime wants it and does nothing else;
     `synchronize` waits until all launches are done. `logits` are of the last launch, `(batch, classes)` float32 on the
-    host.
+    host. The first `bind` may compile for its batch: that is part of opening, and of what opening takes. `settings`
+    are read back after a launch, and may launch once more.
     """
 
     def bind(self, images: Images) -> None: ...
     def launch(self) -> None: ...
     def synchronize(self) -> None: ...
     def logits(self) -> Logits: ...
+    def settings(self) -> RuntimeSettings: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,9 @@ class Backend:
     Backends of the same `format` share artifacts. `unavailable()` returns why the runtime cannot be used here, or None,
     and imports it; `install` says how to get it. `export(source, path)` makes the artifact's file and returns where it
     is: `path`, or a file that exists already. `open(artifact, threads)` loads it, using `threads` CPU threads.
-    Artifacts of a `device_bound` backend are of use on the GPUs and drivers they were built with alone.
+    Artifacts of a `device_bound` backend are of use on the GPUs and drivers they were built with alone. One that is
+    `slow_to_open`, by tens of seconds or more, is measured only where it is named. `providers` are the parts of the
+    runtime that may run nodes of a graph; with none given, any may.
     """
 
     name: str
@@ -116,6 +121,8 @@ class Backend:
     export: Callable[[Source, Path], Path]
     open: Callable[[Artifact, int], Session]
     device_bound: bool = False
+    slow_to_open: bool = False
+    providers: frozenset[str] = frozenset()
 
     def require(self, precision: Precision | None = None) -> None:
         """Check that the runtime is here and takes `precision`.

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,9 @@ import msgspec
 import effvit
 from effvit.accuracy import Accuracy
 from effvit.export.base import Artifact
+from effvit.export.settings import RuntimeSettings
+from effvit.profiling.confinement import BY_CGROUP, BY_RLIMIT, Confinement, MemoryGroup, memory_group
+from effvit.profiling.devices import CPU, Device, memory_text
 from effvit.profiling.records import HostMemory, Status
 from effvit.profiling.timer import Round
 
@@ -33,6 +36,16 @@ class CellFailure(Exception):  # noqa: N818  # not an error of the program: it b
         super().__init__(reason)
         self.status: Status = status
         self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a worker tells of an artifact that it has open; times in seconds."""
+
+    open_s: float
+    first_s: float
+    settings: RuntimeSettings
+    confinement: Confinement
 
 
 class IsolatedWorker:
@@ -58,6 +71,8 @@ class IsolatedWorker:
         self._calls = os.fdopen(calls_out, "wb", buffering=0)
         self._answers = answers_in
         self._received = b""
+        self._device = CPU
+        self._group: MemoryGroup | None = None
         # Only time spent waiting for this worker counts: parked beside others it must not age.
         self.limit(timeout_s)
 
@@ -77,22 +92,38 @@ class IsolatedWorker:
     ) -> None:
         self.close()
 
-    def prepare(self, backend: str) -> None:
-        """Start importing the runtime; `ready` waits for it."""
-        self._send("prepare", backend=backend)
+    def prepare(self, backend: str, device: Device = CPU) -> None:
+        """Hold the worker to `device` and start importing the runtime; `ready` waits for it."""
+        memory_by = self._limited(device)
+        self._send("prepare", backend=backend, device=asdict(device), memory_by=memory_by)
+
+    def hold(self, device: Device) -> None:
+        """Hold the worker to `device` before anything is imported."""
+        memory_by = self._limited(device)
+        self._call("hold", device=asdict(device), memory_by=memory_by)
 
     def ready(self) -> None:
         """Wait until the runtime is imported."""
         self._receive()
 
-    def open(
-        self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path
-    ) -> tuple[float, float, HostMemory]:
-        """Load the artifact and return (seconds to open, seconds of the first launch, memory)."""
+    def open(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> Opened:
+        """Load the artifact and launch it once."""
         result = self._call(
             "open", backend=backend, artifact=asdict(artifact), batch=batch, threads=threads, pixels=str(pixels)
         )
-        return result["open_s"], result["first_s"], msgspec.convert(result["memory"], HostMemory)
+        return msgspec.convert(result, Opened)
+
+    def memory(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> HostMemory:
+        """Load the artifact, run it, and return what memory that took; of use in a process that did nothing before."""
+        result = self._call(
+            "memory", backend=backend, artifact=asdict(artifact), batch=batch, threads=threads, pixels=str(pixels)
+        )
+        return msgspec.convert(result, HostMemory)
+
+    def limit_memory(self, memory_bytes: int) -> int:
+        """Let the worker take no more than so much data, or what it was limited to before; return the limit."""
+        limit: int = self._call("limit_memory", memory_bytes=memory_bytes)["memory_bytes"]
+        return limit
 
     def round(self, samples: int, least_s: float, most_s: float, warmup_s: float) -> Round:
         """Time one round."""
@@ -118,7 +149,16 @@ class IsolatedWorker:
         if self._process.poll() is None:
             self._kill()
         self._process.wait()
+        if self._group is not None:
+            self._group.close()
         os.close(self._answers)
+
+    def _limited(self, device: Device) -> str | None:
+        """Take `device` for this worker's, and return what limits its memory from outside, if anything does."""
+        self._device = device
+        if device.memory_bytes is not None:
+            self._group = memory_group(device.memory_bytes, self._process.pid)
+        return None if self._group is None else BY_CGROUP
 
     def _call(self, name: str, **arguments: Any) -> dict[str, Any]:
         self._send(name, **arguments)
@@ -145,7 +185,8 @@ class IsolatedWorker:
         line, _, self._received = self._received.partition(b"\n")
         answer = json.loads(line)
         if "error" in answer:
-            raise CellFailure(answer["error"]["status"], answer["error"]["message"])
+            status, message = answer["error"]["status"], answer["error"]["message"]
+            raise CellFailure(status, message + self._limit() if status == "oom" else message)
         result: dict[str, Any] = answer["result"]
         return result
 
@@ -155,11 +196,20 @@ class IsolatedWorker:
         except ProcessLookupError:
             return
 
+    def _limit(self) -> str:
+        """Return the limit of memory as the end of a sentence, and which limit it is; empty where there is none."""
+        if self._device.memory_bytes is None:
+            return ""
+        return f" (limit: {memory_text(self._device.memory_bytes)}, {BY_RLIMIT if self._group is None else BY_CGROUP})"
+
     def _death(self) -> CellFailure:
         code = self._process.wait()
         if code == -signal.SIGKILL:
             # We did not send it, so the kernel did; on Linux that is the out-of-memory killer.
-            return CellFailure("oom", "killed by the kernel, which does that when memory runs out")
+            return CellFailure("oom", f"killed by the kernel, which does that when memory runs out{self._limit()}")
         if code < 0:
-            return CellFailure("failed", f"the worker crashed with {signal.Signals(-code).name}")
+            # Where memory is refused, few runtimes look whether they got it.
+            refused = self._device.memory_bytes is not None and self._group is None
+            reason = f"the worker crashed with {signal.Signals(-code).name}{self._limit()}"
+            return CellFailure("oom" if refused else "failed", reason)
         return CellFailure("failed", f"the worker ended with exit code {code}")

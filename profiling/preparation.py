@@ -17,8 +17,6 @@ from effvit.profiling.records import Stage, Status
 from effvit.run import Run
 from effvit.spec import Precision
 
-EVALUATION_BATCH = 16
-
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -62,7 +60,7 @@ class Preparation:
         self._stage(f"verifying {run.record.spec.attention}, {group}")
         some = self._pixels.get(run, workload.height, workload.width, self._effort.verify_images)
         out = some.path.with_suffix(".logits.npy")
-        worker.predict(some.path, out, EVALUATION_BATCH)
+        worker.predict(some.path, out, group.evaluation_batch)
         verified = verify(artifact, source, group.backend, reference_logits(source, np.load(some.path)), np.load(out))
         self._artifacts[_key(group, run)] = verified
         return verified

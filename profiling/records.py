@@ -13,9 +13,13 @@ from typing import Literal
 from effvit.accuracy import Accuracy
 from effvit.environment import Environment
 from effvit.export.base import Parity
+from effvit.export.settings import RuntimeSettings
+from effvit.profiling.confinement import Confinement
+from effvit.profiling.devices import CPU, Device
+from effvit.profiling.disturbance import Turn
 from effvit.spec import Cost, ModelSpec, Precision, Workload
 
-SCHEMA = "effvit.result/2"
+SCHEMA = "effvit.result/3"
 
 Status = Literal["ok", "oom", "timeout", "build_failed", "unsupported", "fallback", "unstable", "skipped", "failed"]
 FAILURES: tuple[Status, ...] = ("failed", "oom", "timeout", "build_failed")
@@ -30,6 +34,7 @@ class Cell:
     backend: str
     precision: Precision
     workload: Workload
+    device: Device = CPU
 
     @property
     def key(self) -> str:
@@ -43,7 +48,8 @@ class Samples:
     """Raw times of single launches in order, with the interleaved round each belongs to.
 
     `seconds[i]` was measured in round `rounds[i]`; rounds count from 0. `warmup` launches were made before and not
-    timed. `stopped` says which rule ended the measurement.
+    timed. `stopped` says which rule ended the measurement. Rounds `left_out` were disturbed, and enough others were
+    not: statistics do without them.
     """
 
     seconds: tuple[float, ...]
@@ -51,27 +57,41 @@ class Samples:
     warmup: int
     clock: str
     stopped: str
+    left_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Back-to-back launches with one wait at their end: (images, seconds) for each round."""
+    """Back-to-back launches with one wait at their end: (images, seconds) for each round, in order.
+
+    The blocks at the places `left_out`, counted from 0, belong to rounds that statistics do without.
+    """
 
     blocks: tuple[tuple[int, float], ...]
+    left_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """Resident memory of the worker process, in bytes, read from `source`.
+    """Resident memory in bytes of a process that runs the cell and nothing else, untimed, read from `source`.
 
-    `before_bytes` was read when the runtime had been imported and nothing opened, `peak_bytes` after the first
-    launches. None: the reading is not available here, and `note` says why.
+    In the order of their reading: `start_bytes` with Python and effvit alone, `before_bytes` with the runtime imported
+    and nothing opened, `loaded_bytes` with the artifact opened, `bound_bytes` with the images in place, which take
+    `images_bytes` themselves. `launch_peak_bytes` is the highest during the launches that followed, `peak_bytes` that
+    of the whole process, and `virtual_peak_bytes` the most it reserved, used or not. None: the reading is not available
+    here, and `note` says why.
     """
 
     before_bytes: int | None
     peak_bytes: int | None
     source: str
     note: str = ""
+    start_bytes: int | None = None
+    loaded_bytes: int | None = None
+    bound_bytes: int | None = None
+    images_bytes: int | None = None
+    launch_peak_bytes: int | None = None
+    virtual_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +105,77 @@ class ArtifactFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """The best that this machine did in numpy with `threads` threads, in fp32 multiply-accumulates and bytes a second.
+
+    The bytes are those of a copy, `copied_bytes` read and as many written; `library` names what multiplied matrices.
+    `core_share` is the processor time that the best product got, as a share of that of its cores.
+    """
+
+    macs_per_s: float
+    bytes_per_s: float
+    threads: int
+    core_share: float
+    copied_bytes: int
+    library: str
+
+    def __post_init__(self) -> None:
+        if min(self.macs_per_s, self.bytes_per_s) <= 0:
+            raise ValueError(f"rates must be positive, not {self.macs_per_s} and {self.bytes_per_s}")
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes took more than a tenth of its cores."""
+        return self.core_share < 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class CallWork:
+    """What one call does: its `images`, and the bytes it cannot but move unless they stay in a cache.
+
+    Those are every weight once and, for each image, what `Cost.least_moved` counts, in the type the cell computes in.
+    None: the artifact was made by a version that did not count them.
+    """
+
+    images: int
+    least_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyWindow:
+    """What one device took, by the counter `source`: `joules` in `seconds` of calls, and before that while idle."""
+
+    device: Literal["cpu", "gpu"]
+    source: str
+    joules: float
+    seconds: float
+    idle_joules: float
+    idle_s: float
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0 or self.idle_s <= 0:
+            raise ValueError(f"energy takes time, not {self.seconds} and {self.idle_s} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """A pass of its own in which `images` went through; no window where no counter can be read, and `note` says why."""
+
+    windows: tuple[EnergyWindow, ...]
+    images: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything measured on one cell; all of it belongs to one artifact.
 
     Cells with the same `comparison` were measured in the same interleaved rounds: only between those is a ratio of
-    times paired round by round. `open_s` is loading the artifact, `first_s` the first launch, both before any warm-up.
+    times paired round by round. `open_s` is loading the artifact, and compiling it where the runtime does that for a
+    batch; `first_s` is the first launch. Both come before any warm-up. `turns` tell what the machine did beside each
+    round, in the order of the blocks; empty where nobody looked. `calibration` is of the processor, and None for a cell
+    that another device computed or where it failed. `settings` are what the runtime really used, `confinement` what
+    held the worker to its device.
     """
 
     comparison: str
@@ -102,13 +188,20 @@ class Evidence:
     first_s: float
     parity: Parity | None
     accuracy: Accuracy | None
+    turns: tuple[Turn, ...] = ()
+    work: CallWork | None = None
+    calibration: Calibration | None = None
+    energy: Energy | None = None
+    settings: RuntimeSettings | None = None
+    confinement: Confinement | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one cell: measured (`ok`), or the reason why not.
 
-    `evidence` is present for `ok` and `unstable`; `stage` and `reason` are present for everything else. `notes` are
+    `evidence` is present for `ok` and `unstable`, and for `fallback` where that was allowed; `reason` is present for
+    everything but `ok`, and `stage` for everything without evidence. `notes` are
     remarks a reader of the row needs (weights that fell back to random, accuracy from a part of the images).
     `run` is the name of the run folder, `data` the data set, `finished` the time in ISO 8601, UTC.
     """

@@ -137,6 +137,8 @@ def _check(outcome: Outcome, where: str) -> None:
     if not samples.seconds or len(samples.seconds) != len(samples.rounds):
         counts = f"{len(samples.seconds)} seconds for {len(samples.rounds)} rounds"
         raise ResultError(f"{where}: the samples have {counts}", _REPAIR)
+    if set(samples.rounds) <= set(samples.left_out):
+        raise ResultError(f"{where}: all rounds are left out", _REPAIR)
     if evidence.accuracy is not None and not _adds_up(evidence.accuracy):
         raise ResultError(f"{where}: the accuracy counts contradict one another", _REPAIR)
     if min(samples.seconds) <= 0 or any(images < 1 or seconds <= 0 for images, seconds in evidence.throughput.blocks):

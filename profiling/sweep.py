@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from effvit.environment import capture_environment
 from effvit.export.base import Artifact
+from effvit.profiling.calibration import calibrated
+from effvit.profiling.energy import Instruments, instruments
 from effvit.profiling.isolate import IsolatedWorker
-from effvit.profiling.measure import Bench, known_accuracies, measure_group
+from effvit.profiling.measure import Bench, Measured, known_accuracies, measure_group
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group, Plan
 from effvit.profiling.preparation import Preparation, Refusal
-from effvit.profiling.records import FAILURES, Evidence, Outcome
+from effvit.profiling.records import FAILURES, Calibration, Outcome, Stage, Status
 from effvit.profiling.results import append, read_finished
 from effvit.run import Run
 from effvit.spec import Workload
+
+Calibrate = Callable[[int, Callable[[str], None]], Calibration | None]
 
 
 class Listener(Protocol):
@@ -41,12 +46,17 @@ def run_sweep(
     listener: Listener,
     *,
     retry_failed: bool = False,
+    allow_fallback: bool = False,
     start: Callable[[float], IsolatedWorker] = IsolatedWorker,
+    calibrate: Calibrate = calibrated,
+    counters: Callable[[], Instruments] = instruments,
 ) -> list[Outcome]:
     """Measure every cell of `plan` that `results` does not hold yet, and return the outcomes of all of them.
 
     Outcomes are appended to `results` as groups of cells finish; a killed sweep started again goes on from there.
-    Outcomes of another environment count as not measured, and with `retry_failed` those of failed cells, too.
+    Outcomes of another environment count as not measured, and with `retry_failed` those of failed cells, too, and of
+    unstable ones with all that were measured in the same rounds: their ratios need rounds in common. A runtime that
+    does something else than it was asked for is measured only with `allow_fallback`.
 
     Raises:
         UsageError, BackendUnavailableError: The plan cannot be carried out on this machine.
@@ -59,9 +69,22 @@ def run_sweep(
     earlier = [
         outcome
         for outcome in read_finished(results)
-        if outcome.environment.key == here and not (retry_failed and outcome.status in FAILURES)
+        if outcome.environment.key == here
+        and not (allow_fallback and outcome.status == "fallback" and outcome.evidence is None)
     ]
-    return _Sweep(plan, effort, results, earlier, pixels, listener, start).run()
+    if retry_failed:
+        earlier = _reliable(earlier)
+    return _Sweep(plan, effort, results, earlier, pixels, listener, start, allow_fallback, calibrate, counters).run()
+
+
+def _reliable(outcomes: list[Outcome]) -> list[Outcome]:
+    """Return those that neither failed nor shared their rounds with an unstable one."""
+    shaken = {one.evidence.comparison for one in outcomes if one.status == "unstable" and one.evidence is not None}
+    return [
+        one
+        for one in outcomes
+        if one.status not in FAILURES and (one.evidence is None or one.evidence.comparison not in shaken)
+    ]
 
 
 class _Sweep:
@@ -74,16 +97,26 @@ class _Sweep:
         pixels: PixelStore,
         listener: Listener,
         start: Callable[[float], IsolatedWorker],
+        allow_fallback: bool,
+        calibrate: Calibrate,
+        counters: Callable[[], Instruments],
     ) -> None:
-        self.plan, self.results, self.listener = plan, results, listener
+        self.plan, self.results, self.listener, self.calibrate = plan, results, listener, calibrate
+        self.counters = counters
         self.environment = capture_environment(effort.threads)
         self.done = {outcome.cell.key: outcome for outcome in earlier}
         self.preparation = Preparation(effort, pixels, listener.stage)
-        self.bench = Bench(effort, pixels, self.preparation, known_accuracies(earlier), listener.stage, start)
+        known = known_accuracies(earlier)
+        self.bench = Bench(
+            effort, pixels, self.preparation, known, listener.stage, start, allow_fallback=allow_fallback
+        )
 
     def run(self) -> list[Outcome]:
         groups = self.plan.groups()
         self.listener.planned(len(groups) * len(self.plan.runs))
+        if any(group.cell(run).key not in self.done for group in groups for run in self.plan.runs):
+            calibration = self.calibrate(self.environment.threads, self.listener.stage)
+            self.bench = replace(self.bench, calibration=calibration, instruments=self.counters())
         for group in groups:
             missing = []
             for run in self.plan.runs:
@@ -108,24 +141,34 @@ class _Sweep:
             for (run, _), result in zip(ready, measure_group(self.bench, group, ready), strict=True):
                 self._finish(group, run, result)
 
-    def _finish(self, group: Group, run: Run, result: Evidence | Refusal) -> None:
+    def _finish(self, group: Group, run: Run, result: Measured | Refusal) -> None:
         """Write the outcome of one cell."""
-        refusal = result if isinstance(result, Refusal) else None
+        status, stage, reason = self._fate(group, result)
         outcome = Outcome(
             cell=group.cell(run),
-            status=refusal.status if refusal else "ok",
+            status=status,
             environment=self.environment,
             run=run.name,
             data=run.record.data.name,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            evidence=None if isinstance(result, Refusal) else result,
-            stage=refusal.stage if refusal else None,
-            reason=refusal.reason if refusal else "",
+            evidence=result.evidence if isinstance(result, Measured) else None,
+            stage=stage,
+            reason=reason,
             notes=_notes(run, group.workload),
         )
         append(self.results, outcome)
         self.done[outcome.cell.key] = outcome
         self.listener.outcome(outcome, measured_now=True)
+
+    def _fate(self, group: Group, result: Measured | Refusal) -> tuple[Status, Stage | None, str]:
+        if isinstance(result, Refusal):
+            return result.status, result.stage, result.reason
+        evidence = result.evidence
+        if evidence.settings is not None and evidence.confinement is not None:
+            departures = group.departures(evidence.settings, evidence.confinement, self.bench.effort.threads)
+            if departures:
+                return "fallback", None, departures
+        return ("unstable", "measure", result.unstable) if result.unstable else ("ok", None, "")
 
 
 def _notes(run: Run, workload: Workload) -> tuple[str, ...]:

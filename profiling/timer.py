@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from effvit.export.base import Session
+from effvit.profiling.disturbance import Conditions, Counters, conditions_between, read_counters
 
 CLOCK = "host perf_counter around launch and synchronize"
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One worker's turn: single launches in seconds, then one back-to-back block of `block_launches`."""
+    """One worker's turn: single launches in seconds, then one back-to-back block of `block_launches`.
+
+    `warmup` launches took `warmup_s` before. `conditions` tell what went on from the first timed launch to the end of
+    the block.
+    """
 
     warmup: int
+    warmup_s: float
     seconds: tuple[float, ...]
     block_launches: int
     block_s: float
+    conditions: Conditions
 
 
-def time_round(session: Session, *, samples: int, least_s: float, most_s: float, warmup_s: float) -> Round:
+def time_round(
+    session: Session,
+    *,
+    samples: int,
+    least_s: float,
+    most_s: float,
+    warmup_s: float,
+    counters: Callable[[], Counters] = read_counters,
+) -> Round:
     """Warm up, time single launches, then time launches back to back with one wait at their end.
 
     Single launches go on until there are `samples` of them and they took `least_s` together, or until they took
@@ -31,7 +46,8 @@ def time_round(session: Session, *, samples: int, least_s: float, most_s: float,
     steady load has them: other workers ran in between.
     """
     with undisturbed():
-        warmup = _warm_up(session, warmup_s)
+        warmup, warmed_s = _warm_up(session, warmup_s)
+        before = counters()
         seconds: list[float] = []
         total = 0.0
         while not seconds or (total < most_s and (len(seconds) < samples or total < least_s)):
@@ -46,17 +62,22 @@ def time_round(session: Session, *, samples: int, least_s: float, most_s: float,
             session.launch()
         session.synchronize()
         block_s = time.perf_counter() - started
-    return Round(warmup, tuple(seconds), launches, block_s)
+        after = counters()
+    # To the nanosecond, which is what the clock counts: the other digits would double the size of a result file.
+    single = tuple(round(second, 9) for second in seconds)
+    return Round(warmup, warmed_s, single, launches, block_s, conditions_between(before, after))
 
 
-def _warm_up(session: Session, least_s: float) -> int:
-    launches = 0
+def _warm_up(session: Session, least_s: float) -> tuple[int, float]:
+    """Launch for `least_s` seconds, but at least twice; return how often, and how long that took."""
+    launches, took_s = 0, 0.0
     started = time.perf_counter()
-    while launches < 2 or time.perf_counter() - started < least_s:
+    while launches < 2 or took_s < least_s:
         session.launch()
         session.synchronize()
         launches += 1
-    return launches
+        took_s = time.perf_counter() - started
+    return launches, took_s
 
 
 @contextmanager

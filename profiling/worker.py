@@ -10,19 +10,25 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from effvit.errors import BackendUnavailableError, EffvitError, UnsupportedError
+from effvit.errors import BackendUnavailableError, EffvitError, ExportError, UnsupportedError
 from effvit.evaluate import count_correct, merge
 from effvit.export.base import Artifact, Session, pick_backend
-from effvit.memory import resident_memory
+from effvit.memory import ResidentMemory, forget_peak, limit_data, resident_memory
 from effvit.preprocessing import normalise
+from effvit.profiling.confinement import BY_RLIMIT, Confinement, confine
+from effvit.profiling.devices import Device
+from effvit.profiling.records import HostMemory
 from effvit.profiling.timer import time_round
+
+PART = 16
+"""Images that are normalised at once."""
 
 
 class Worker:
@@ -31,42 +37,68 @@ class Worker:
     def __init__(self) -> None:
         self._session: Session | None = None
         self._artifact: Artifact | None = None
+        self._confinement = Confinement(None)
         self._images = np.empty(0, dtype=np.float32)
 
-    def prepare(self, backend: str) -> dict[str, object]:
-        """Import the runtime."""
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether memory beyond the device's is refused to this process, rather than the process killed for it."""
+        return self._confinement.memory_by == BY_RLIMIT
+
+    def hold(self, device: dict[str, Any], memory_by: str | None) -> dict[str, object]:
+        """Hold this process to the device."""
+        self._confinement = confine(msgspec.convert(device, Device), memory_by)
+        return {}
+
+    def prepare(self, backend: str, device: dict[str, Any], memory_by: str | None) -> dict[str, object]:
+        """Hold this process to the device, then import the runtime: thread pools take the cores they find."""
+        self.hold(device, memory_by)
         pick_backend(backend).require()
         return {}
 
     def open(self, backend: str, artifact: dict[str, Any], batch: int, threads: int, pixels: str) -> dict[str, object]:
-        """Load the artifact, run it once on real images, and read what that took."""
-        before = resident_memory()
+        """Load the artifact, run it once on real images, and read what the runtime really uses."""
         self._artifact = msgspec.convert(artifact, Artifact)
-        started = time.perf_counter()
-        self._session = pick_backend(backend).open(self._artifact, threads)
-        open_s = time.perf_counter() - started
         self._images = self._normalised(np.load(pixels, mmap_mode="r"), batch)
-        self._session.bind(self._images)
         started = time.perf_counter()
-        self._session.launch()
-        self._session.synchronize()
+        session = self._load(backend, threads)
+        session.bind(self._images)  # some runtimes compile now
+        open_s = time.perf_counter() - started
+        started = time.perf_counter()
+        session.launch()
+        session.synchronize()
         first_s = time.perf_counter() - started
-        for _ in range(2):  # allocators reach their steady size with the second launch
-            self._session.launch()
-        self._session.synchronize()
-        after = resident_memory()
-        if not np.isfinite(self._session.logits()).all():
+        if not np.isfinite(session.logits()).all():
             raise EffvitError("the artifact returns NaN or infinite logits on real images")
         return {
             "open_s": open_s,
             "first_s": first_s,
-            "memory": {
-                "before_bytes": before.now_bytes,
-                "peak_bytes": after.peak_bytes,
-                "source": after.source,
-                "note": after.note,
-            },
+            "settings": asdict(session.settings()),
+            "confinement": asdict(self._confinement),
         }
+
+    def memory(
+        self, backend: str, artifact: dict[str, Any], batch: int, threads: int, pixels: str
+    ) -> dict[str, object]:
+        """Do what `open` does, untimed, and read the memory of this process at every step."""
+        self._artifact = msgspec.convert(artifact, Artifact)
+        start = resident_memory()
+        pick_backend(backend).require()
+        before = resident_memory()
+        session = self._load(backend, threads)
+        loaded = resident_memory()
+        self._images = self._normalised(np.load(pixels, mmap_mode="r"), batch)
+        session.bind(self._images)
+        bound = resident_memory()
+        forgotten = forget_peak()
+        for _ in range(3):  # allocators reach their steady size with the second launch
+            session.launch()
+            session.synchronize()
+        return asdict(_ledger((start, before, loaded, bound, resident_memory()), forgotten, self._images.nbytes))
+
+    def limit_memory(self, memory_bytes: int) -> dict[str, object]:
+        """Take no more than so much data from now on, or what the process was limited to before."""
+        return {"memory_bytes": limit_data(memory_bytes)}
 
     def round(self, samples: int, least_s: float, most_s: float, warmup_s: float) -> dict[str, object]:
         """Time one round."""
@@ -88,6 +120,11 @@ class Worker:
         ]
         return asdict(merge(counts))
 
+    def _load(self, backend: str, threads: int) -> Session:
+        assert self._artifact is not None
+        self._session = pick_backend(backend).open(self._artifact, threads)
+        return self._session
+
     def _logits(self, pixels: str, batch: int) -> Any:
         session, images = self._opened(), np.load(pixels, mmap_mode="r")
         for start in range(0, len(images), batch):
@@ -99,8 +136,16 @@ class Worker:
 
     def _normalised(self, pixels: np.ndarray, batch: int) -> np.ndarray:
         assert self._artifact is not None
-        repeated = np.resize(pixels[:batch], (batch, *pixels.shape[1:]))  # fewer images than the batch: repeated
-        return np.ascontiguousarray(normalise(repeated, self._artifact.preprocessing))
+        height, width = pixels.shape[1:3]
+        images = np.empty((batch, 3, height, width), dtype=np.float32)
+        # In parts, so that making a batch takes hardly more memory than it does: its limit is to be the model's.
+        for start in range(0, batch, PART):
+            some = range(start, min(batch, start + PART))
+            # Fewer images than the batch: repeated.
+            images[some.start : some.stop] = normalise(
+                pixels.take(some, axis=0, mode="wrap"), self._artifact.preprocessing
+            )
+        return images
 
     def _opened(self) -> Session:
         if self._session is None:
@@ -108,7 +153,17 @@ class Worker:
         return self._session
 
 
-CALLS = ("prepare", "open", "round", "predict", "evaluate")
+# How CUDA, PyTorch, ONNX Runtime, the C++ library and the loader of shared libraries say that memory ran out.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "failed to map segment",
+)
+CALLS = ("hold", "prepare", "open", "memory", "limit_memory", "round", "predict", "evaluate")
 
 
 def serve(worker: Worker, lines: Any, answer: Callable[[dict[str, object]], None]) -> None:
@@ -121,11 +176,40 @@ def serve(worker: Worker, lines: Any, answer: Callable[[dict[str, object]], None
             answer({"result": getattr(worker, call["name"])(**call["arguments"])})
         # The boundary between a runtime's code and ours: whatever it raises becomes the cell's outcome.
         except Exception as error:  # noqa: BLE001
-            answer({"error": {"status": _status(error), "message": _message(error)}})
+            answer({"error": {"status": _status(error, worker.short_of_memory), "message": _message(error)}})
 
 
-def _status(error: Exception) -> str:
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
+def _ledger(steps: Sequence[ResidentMemory], forgotten: bool, images_bytes: int) -> HostMemory:
+    """Return the readings at the start, with the runtime, the artifact, the images in place, and after the launches."""
+    start, before, loaded, bound, after = steps
+    earlier, later = bound.peak_bytes, after.peak_bytes
+    peaks = [peak for peak in (earlier, later) if peak is not None]
+    note = after.note
+    # Where the kernel does not forget a peak, that of the launches shows only if it is the highest of all.
+    seen = forgotten or (earlier is not None and later is not None and later > earlier)
+    if not seen:
+        note = note or "loading took more than the launches, and the kernel does not tell the two peaks apart"
+    return HostMemory(
+        before_bytes=before.now_bytes,
+        peak_bytes=max(peaks, default=None),
+        source=after.source,
+        note=note,
+        start_bytes=start.now_bytes,
+        loaded_bytes=loaded.now_bytes,
+        bound_bytes=bound.now_bytes,
+        images_bytes=images_bytes,
+        launch_peak_bytes=later if seen else None,
+        virtual_peak_bytes=after.virtual_peak_bytes,
+    )
+
+
+def _status(error: Exception, short_of_memory: bool) -> str:
+    # Refused memory, runtimes fail in whatever way: libraries that do not load, threads that do not start, formats that
+    # they do not know any more.
+    ours = isinstance(error, EffvitError) and not isinstance(error, (ExportError, BackendUnavailableError))
+    if short_of_memory and not ours:
+        return "oom"
+    if isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in OUT_OF_MEMORY):
         return "oom"
     if isinstance(error, UnsupportedError):
         return "unsupported"

@@ -16,7 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from effvit.export.base import Artifact, Backend, Images, Logits, Session, backends, pick_backend
+from effvit.export.settings import RuntimeSettings
 from effvit.profiling.isolate import IsolatedWorker
+from effvit.spec import Precision
+
+WORKED_BYTES, LOADED_BYTES, GREED_BYTES = 96 * 2**20, 160 * 2**20, 64 * 2**20
 
 
 class Wrapped:
@@ -36,6 +40,16 @@ class Wrapped:
 
     def logits(self) -> Logits:
         return self.session.logits()
+
+    def settings(self) -> RuntimeSettings:
+        return self.session.settings()
+
+
+class Coarse(Wrapped):
+    """Says that it computes in another type than it was asked for; its logits are still close enough."""
+
+    def settings(self) -> RuntimeSettings:
+        return replace(self.session.settings(), precision=Precision.BF16)
 
 
 class Lying(Wrapped):
@@ -82,6 +96,28 @@ def bound_batches(pid: int) -> list[int]:
     return [int(line) for line in text.splitlines()]
 
 
+class Working(Wrapped):
+    """Takes `WORKED_BYTES` in every launch, and gives them back."""
+
+    def launch(self) -> None:
+        np.ones(WORKED_BYTES, dtype=np.uint8)
+        self.session.launch()
+
+
+class Greedy(Wrapped):
+    """Takes `GREED_BYTES` an image in every launch."""
+
+    images = 0
+
+    def bind(self, images: Images) -> None:
+        self.images = len(images)
+        self.session.bind(images)
+
+    def launch(self) -> None:
+        np.ones((self.images, GREED_BYTES), dtype=np.uint8)
+        self.session.launch()
+
+
 class Chatty(Wrapped):
     def launch(self) -> None:
         os.write(1, b'{"result": "not an answer"}\n')
@@ -115,6 +151,12 @@ def leave(artifact: Artifact, threads: int) -> Session:
     os._exit(7)
 
 
+def load_at_length(artifact: Artifact, threads: int) -> Session:
+    """Take `LOADED_BYTES` while loading, and give them back."""
+    np.ones(LOADED_BYTES, dtype=np.uint8)
+    return Working(opened(artifact, threads))
+
+
 def fake(name: str, **changes: object) -> Backend:
     return replace(pick_backend("ort-cpu"), name=name, **changes)
 
@@ -127,9 +169,13 @@ def fakes() -> dict[str, Backend]:
         fake("hungry", open=eat_memory),
         fake("leaving", open=leave),
         fake("lying", open=lambda artifact, threads: Lying(opened(artifact, threads))),
+        fake("coarse", open=lambda artifact, threads: Coarse(opened(artifact, threads))),
         fake("not-finite", open=lambda artifact, threads: NotFinite(opened(artifact, threads))),
         fake("dying", open=lambda artifact, threads: DiesWhenMeasured(opened(artifact, threads))),
         fake("counting", open=lambda artifact, threads: Counting(opened(artifact, threads))),
+        fake("working", open=lambda artifact, threads: Working(opened(artifact, threads))),
+        fake("greedy", open=lambda artifact, threads: Greedy(opened(artifact, threads))),
+        fake("loading", open=load_at_length),
         fake("chatty", open=lambda artifact, threads: Chatty(opened(artifact, threads))),
     )
     return {backend.name: backend for backend in made}

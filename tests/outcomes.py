@@ -8,6 +8,8 @@ from dataclasses import replace
 from effvit.profiling.records import (
     Accuracy,
     ArtifactFacts,
+    Calibration,
+    CallWork,
     Cell,
     Cost,
     Environment,
@@ -73,7 +75,29 @@ def make_cost(attention: str = "softmax", px: int = 224) -> Cost:
     tokens = (px // 16) ** 2 + 1
     share, quadratic = _CORE[attention]
     core_macs = int(share * 12 * 2 * 192 * tokens * (tokens if quadratic else 197))
-    return Cost(5_700_000, 12 * 12 * 192 * 192 * tokens + core_macs, core_macs, tokens)
+    moved = 3 * px * px + 2 * 13 * 192 * tokens
+    return Cost(5_700_000, 12 * 12 * 192 * 192 * tokens + core_macs, core_macs, tokens, moved)
+
+
+CALIBRATION = Calibration(2e11, 2e10, threads=4, core_share=1.0, copied_bytes=2**28, library="numpy 2.4.0, some BLAS")
+
+
+def make_memory(cell: Cell, runtime_bytes: int, model_bytes: int) -> HostMemory:
+    """Return readings of a model that takes half of its memory when it is loaded, and the other half in calls."""
+    images_bytes = 4 * 3 * cell.workload.batch * cell.workload.height * cell.workload.width
+    loaded_bytes = runtime_bytes + model_bytes // 2
+    peak_bytes = runtime_bytes + model_bytes
+    return HostMemory(
+        before_bytes=runtime_bytes,
+        peak_bytes=peak_bytes,
+        source="VmHWM",
+        start_bytes=30 * 2**20,
+        loaded_bytes=loaded_bytes,
+        bound_bytes=loaded_bytes + images_bytes,
+        images_bytes=images_bytes,
+        launch_peak_bytes=peak_bytes,
+        virtual_peak_bytes=4 * peak_bytes,
+    )
 
 
 def make_evidence(cell: Cell, seed: int = 0) -> Evidence:
@@ -92,12 +116,14 @@ def make_evidence(cell: Cell, seed: int = 0) -> Evidence:
         artifact=ArtifactFacts(f"{cell.model.attention}.onnx", "0" * 64, 4 * cost.parameters + 20_000, 2.5),
         samples=make_samples(*rounds),
         throughput=Throughput(blocks),
-        memory=HostMemory(runtime_bytes, runtime_bytes + model_bytes, "VmHWM"),
+        memory=make_memory(cell, runtime_bytes, model_bytes),
         cost=cost,
         open_s=0.12,
         first_s=2 * launch_s,
         parity=Parity(64, 2.1e-5, 0.999999, 1.0, 1.0),
         accuracy=make_accuracy(_TOP1[attention] + 0.0001 * (px - 224)),
+        work=CallWork(batch, 4 * (cost.parameters + batch * (cost.least_moved or 0))),
+        calibration=CALIBRATION,
     )
 
 

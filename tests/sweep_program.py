@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,17 @@ def sweep(results: Path, folders: Sequence[Path], names: tuple[str, ...] = (BACK
     """Measure four workloads of every run through the backends `names`, which may be fakes."""
     backends().update(fakes.fakes())  # type: ignore[attr-defined]  # discovery returns a dict
     plan = Plan(tuple(map(open_run, folders)), ((32, 32), (64, 64)), (1, 2), (Precision.FP32,), names)
-    effort = Effort(threads=1, rounds=3, samples=3, least_s=0, most_s=5, warmup_s=0, eval_images=40, verify_images=16)
+    effort = Effort(
+        threads=1,
+        rounds=3,
+        samples=3,
+        least_s=0,
+        most_s=5,
+        warmup_s=0,
+        eval_images=40,
+        verify_images=16,
+        max_noise=math.inf,
+    )
     with PixelStore() as pixels:
         run_sweep(plan, effort, results, pixels, Silent(), start=fakes.start_worker)
 

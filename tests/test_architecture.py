@@ -107,6 +107,7 @@ def test_every_package_is_listed_for_the_wheel() -> None:
         "effvit.export.base",
         "effvit.profiling.records",
         "effvit.profiling.worker",
+        "effvit.export.backends.openvino",
         "effvit.export.backends.ort_cpu",
     ],
 )

@@ -14,6 +14,7 @@ import numpy as np
 from effvit.environment import package_version
 from effvit.errors import ExportError, UnsupportedError
 from effvit.export.base import Artifact, Backend, Images, Logits, Session, Source
+from effvit.export.settings import RuntimeSettings
 from effvit.spec import Precision
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ class TensorrtSession:
 
     def logits(self) -> Logits:
         return np.asarray(self._logits.cpu().numpy(), dtype=np.float32)
+
+    def settings(self) -> RuntimeSettings:
+        """Say what is known: an engine does not tell in which types it computes."""
+        return RuntimeSettings(f"tensorrt {package_version('tensorrt')}", str(self._images.device), None, None)
 
 
 def export(source: Source, path: Path) -> Path:

@@ -15,15 +15,18 @@ def measure(evidence: Evidence) -> tuple[Reading, ...]:
     return (
         Reading("latency_s.p50", median.value, median.low, median.high, note),
         _percentile("latency_s.p90", samples, 0.90),
+        _percentile("latency_s.p95", samples, 0.95),
         _percentile("latency_s.p99", samples, 0.99),
+        _percentile("latency_s.p99.9", samples, 0.999),
     )
 
 
 def _percentile(name: str, samples: Samples, share: float) -> Reading:
     value = stats.percentile_s(samples, share)
     if value is None:
-        return Reading(name, None, note=f"{len(samples.seconds)} of {stats.samples_needed(share)} samples needed")
+        count = len(stats.counted(samples).seconds)
+        return Reading(name, None, note=f"{count} of {stats.samples_needed(share)} samples needed")
     return Reading(name, value)
 
 
-METRIC = Metric("latency_s", "s", "lower", "Time of one call: median with interval, p90, p99", measure)
+METRIC = Metric("latency_s", "s", "lower", "Time of one call: median with interval, p90, p95, p99, p99.9", measure)

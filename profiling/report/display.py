@@ -12,9 +12,11 @@ from effvit.spec import BASELINE
 
 LATENCY_SIGN = "*"
 MEMORY_SIGN = "+"
+UNSTABLE_SIGN = "!"
 SIGNS = (
     f"{LATENCY_SIGN} nothing here is both faster and more accurate\n"
-    f"{MEMORY_SIGN} nothing here needs less memory and is more accurate"
+    f"{MEMORY_SIGN} nothing here needs less memory and is more accurate\n"
+    f"{UNSTABLE_SIGN} the machine was not ours while this was measured: not to be relied on"
 )
 CEILING = (
     "The ceiling is the speed-up that softmax would reach if its attention core took no time at all: its MACs over its "
@@ -98,14 +100,16 @@ def status(row: Row) -> str:
 
 
 def signs(row: Row) -> str:
-    """Return the marks of the fronts that the row lies on."""
+    """Return the marks of the fronts that the row lies on, or that of a row that cannot be relied on."""
+    if row.unstable:
+        return UNSTABLE_SIGN
     return LATENCY_SIGN * row.pareto_latency + MEMORY_SIGN * row.pareto_memory
 
 
 def context_name(context: Context, among: Sequence[Context]) -> str:
     """Return backend, precision and batch, and before them whatever else tells `context` from the others."""
     parts = []
-    for field in ("backbone", "data", "environment"):
+    for field in ("backbone", "data", "environment", "device"):
         if len({getattr(other, field) for other in among}) > 1:
             parts.append(str(getattr(context, field)))
     return ", ".join([*parts, context.backend, str(context.precision), f"batch {context.batch}"])
@@ -129,6 +133,7 @@ NAMING = (
     Column("attention", lambda row: row.label, numeric=False),
     Column("backend", lambda row: row.outcome.cell.backend, numeric=False),
     Column("precision", lambda row: str(row.outcome.cell.precision), numeric=False),
+    Column("device", lambda row: str(row.outcome.cell.device), numeric=False),
     Column("batch", lambda row: str(row.workload.batch)),
     Column("px", lambda row: row.workload.resolution),
 )
@@ -147,6 +152,12 @@ COLUMNS = (
     Column("MACs ratio", lambda row: _optional(row.macs_ratio, lambda value: f"{value:.2f}x")),
     Column("status", status, numeric=False),
 )
+
+
+def columns_of(rows: Sequence[Row], among: Sequence[Column] = COLUMNS) -> list[Column]:
+    """Return the columns `among` these that `rows` need: the device is named only where there are several."""
+    several = len({row.outcome.cell.device for row in rows}) > 1
+    return [column for column in among if several or column.title != "device"]
 
 
 def columns(*titles: str) -> tuple[Column, ...]:

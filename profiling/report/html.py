@@ -15,7 +15,8 @@ from markupsafe import Markup
 from effvit.environment import Environment
 from effvit.profiling import results
 from effvit.profiling.records import SCHEMA
-from effvit.profiling.report import display, quantities, summary
+from effvit.profiling.report import display, quantities, summary, used
+from effvit.profiling.report.details import DETAILS, Detail
 from effvit.profiling.report.figures import FIGURES, Figure, drawable
 from effvit.profiling.report.rows import Row, contexts, variant_order
 from effvit.spec import BASELINE
@@ -63,13 +64,15 @@ def html_text(rows: Sequence[Row]) -> str:
         paragraphs=summary.paragraphs(rows),
         panels=panels,
         full=_full_table(rows),
+        details=_details(rows),
         signs=display.SIGNS.splitlines(),
         ceiling=display.CEILING,
         baseline=BASELINE,
         accuracy_basis=display.accuracy_basis(rows),
         environments=[(environment.key, _facts(environment)) for environment in environments],
         provenance=sorted({(row.outcome.data, row.outcome.run) for row in rows}),
-        missing=_table(missing, (*display.columns("attention", "backend", "precision", "batch", "px"), *_REASONS)),
+        missing=_table(missing, (*display.columns_of(rows, _NAMED), *_REASONS)),
+        used=_table(used.distinct(rows), used.COLUMNS),
         schema=SCHEMA,
         specs=_inert(json.dumps(specs)),
         raw=_inert("\n".join(results.encode(row.outcome).decode() for row in rows)),
@@ -77,6 +80,7 @@ def html_text(rows: Sequence[Row]) -> str:
     )
 
 
+_NAMED = display.columns("attention", "backend", "precision", "device", "batch", "px")
 _REASONS = (
     display.Column("status", display.status, numeric=False),
     display.Column("notes", lambda row: "; ".join(row.outcome.notes) or quantities.ABSENT, numeric=False),
@@ -110,19 +114,25 @@ def _table(rows: Sequence[Row], columns: Sequence[display.Column]) -> Table:
         titles=tuple(column.title for column in columns),
         numeric=tuple(column.numeric for column in columns),
         lines=tuple(tuple(column.text(row) for column in columns) for row in rows),
-        marked=tuple(bool(display.signs(row)) for row in rows),
+        marked=tuple(row.pareto_latency or row.pareto_memory for row in rows),
     )
 
 
 def _full_table(rows: Sequence[Row]) -> Table:
     """Return every cell; where nothing was measured, the reason runs over the columns of the measurements."""
-    table = _table(rows, display.COLUMNS)
-    named = len(display.NAMING)
+    table = _table(rows, display.columns_of(rows))
+    named = len(display.columns_of(rows, display.NAMING))
     lines = tuple(
         line if row.outcome.evidence else (*line[:named], display.status(row))
         for row, line in zip(rows, table.lines, strict=True)
     )
     return replace(table, lines=lines)
+
+
+def _details(rows: Sequence[Row]) -> list[tuple[Detail, Table]]:
+    """Return the tables of what was measured that are folded until they are asked for."""
+    measured = [row for row in rows if row.outcome.evidence]
+    return [(detail, _table(measured, detail.columns)) for detail in DETAILS] if measured else []
 
 
 def _facts(environment: Environment) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ class Context:
     precision: Precision
     batch: int
     environment: str
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class Row:
     `baseline` is the softmax outcome of the same context and workload. `speedup` is its median latency over this one,
     paired round by round, and None unless both were measured in the same rounds. `ceiling` is the speed-up if the
     attention core were free, `macs_ratio` the softmax model's MACs over this model's, `top1_gap` this top-1 minus the
-    baseline's, as a share. `pareto_latency` and `pareto_memory` mark the fronts of top-1 within the context.
+    baseline's, as a share. `pareto_latency` and `pareto_memory` mark the fronts of top-1 within the context; an
+    unstable row lies on none.
     """
 
     outcome: Outcome
@@ -53,9 +55,8 @@ class Row:
         """The group of rows that this one competes with."""
         cell = self.outcome.cell
         environment = self.outcome.environment.key
-        return Context(
-            cell.model.backbone, self.outcome.data, cell.backend, cell.precision, cell.workload.batch, environment
-        )
+        work = (cell.backend, cell.precision, cell.workload.batch)
+        return Context(cell.model.backbone, self.outcome.data, *work, environment, str(cell.device))
 
     @property
     def workload(self) -> Workload:
@@ -66,6 +67,11 @@ class Row:
     def tokens(self) -> int | None:
         """The sequence length of the model, None for a cell that was not measured."""
         return self.outcome.evidence.cost.tokens if self.outcome.evidence else None
+
+    @property
+    def unstable(self) -> bool:
+        """Whether it was measured, and cannot be relied on."""
+        return self.outcome.status == "unstable"
 
     @property
     def is_baseline(self) -> bool:
@@ -113,7 +119,7 @@ def _readings(outcome: Outcome, metrics: Iterable[Metric]) -> tuple[Reading, ...
 def _ground(outcome: Outcome) -> tuple[object, ...]:
     """Return everything that a comparison with the baseline holds fixed."""
     cell, model = outcome.cell, outcome.cell.model
-    fixed = (model.backbone, model.classes, model.patch, cell.backend, cell.precision, cell.workload)
+    fixed = (model.backbone, model.classes, model.patch, cell.backend, cell.precision, cell.workload, cell.device)
     return (*fixed, outcome.data, outcome.environment.key)
 
 
@@ -189,7 +195,7 @@ def _with_fronts(rows: Sequence[Row]) -> list[Row]:
         groups[row.context].append(row)
     marked: list[Row] = []
     for group in groups.values():
-        top1 = [row.reading("accuracy.top1").value for row in group]
+        top1 = [None if row.unstable else row.reading("accuracy.top1").value for row in group]
         fast = pareto.front(top1, [row.reading("latency_s.p50").value for row in group])
         small = pareto.front(top1, [row.reading("memory.host_peak_bytes").value for row in group])
         flags = zip(group, fast, small, strict=True)

@@ -93,7 +93,7 @@ def _most_accurate(rows: Sequence[Row]) -> str:
 
 def _decided(rows: Sequence[Row]) -> str:
     """Count the comparisons that are certain in either direction, and those that are not."""
-    ratios = [row.speedup for row in rows if row.speedup and row.speedup.low is not None]
+    ratios = [row.speedup for row in rows if row.speedup and row.speedup.low is not None and _stable(row)]
     if not ratios:
         return f"No latency could be compared with {BASELINE} round by round."
     faster = sum(1 for ratio in ratios if ratio.low is not None and ratio.low > 1)
@@ -107,7 +107,12 @@ def _decided(rows: Sequence[Row]) -> str:
 
 
 def _certainly_faster(row: Row) -> bool:
-    return row.speedup is not None and row.speedup.low is not None and row.speedup.low > 1
+    return _stable(row) and row.speedup is not None and row.speedup.low is not None and row.speedup.low > 1
+
+
+def _stable(row: Row) -> bool:
+    """Return whether the row and what it is compared with can be relied on."""
+    return not row.unstable and (row.baseline is None or row.baseline.status != "unstable")
 
 
 def _no_visible_loss(row: Row) -> bool:

@@ -7,17 +7,19 @@ import io
 from collections.abc import Sequence
 
 from effvit.profiling.metrics.base import Reading
-from effvit.profiling.report import display
+from effvit.profiling.report import details, display, quantities
 from effvit.profiling.report.rows import Row
 from effvit.spec import BASELINE
 
 _FACTS = (
-    "attention", "variant", "options", "backbone", "run", "data", "backend", "precision", "batch",
-    "height_px", "width_px", "tokens", "status", "stage", "reason", "notes", "finished", "environment",
+    "attention", "variant", "options", "backbone", "run", "data", "backend", "precision",
+    "device", "batch", "height_px", "width_px", "tokens", "status", "stage", "reason", "notes", "finished",
+    "environment",
 )  # fmt: skip
 _COMPARED = (
     "speedup", "speedup_low", "speedup_high", "ceiling_speedup", "macs_ratio",
     "top1_difference", "top1_difference_low", "top1_difference_high", "pareto_latency", "pareto_memory",
+    "bound_by",
 )  # fmt: skip
 
 
@@ -36,9 +38,10 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 def markdown_text(rows: Sequence[Row]) -> str:
     """Return a GitHub table of every cell, with what its signs mean."""
-    heads = [column.title for column in display.COLUMNS]
-    rules = ["---:" if column.numeric else "---" for column in display.COLUMNS]
-    lines = [heads, rules, *([_escaped(column.text(row)) for column in display.COLUMNS] for row in rows)]
+    columns = display.columns_of(rows)
+    heads = [column.title for column in columns]
+    rules = ["---:" if column.numeric else "---" for column in columns]
+    lines = [heads, rules, *([_escaped(column.text(row)) for column in columns] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     signs = _escaped(display.SIGNS.replace("\n", "; "))
     basis = f"± is half the width of the 95 % interval. Baseline: {BASELINE}. {display.accuracy_basis(rows)}".rstrip()
@@ -49,9 +52,10 @@ def _facts(row: Row) -> list[object]:
     outcome, cell = row.outcome, row.outcome.cell
     options = " ".join(f"{name}={value}" for name, value in cell.model.options)
     model = [cell.model.attention, row.label, options, cell.model.backbone, outcome.run, outcome.data]
-    work = [cell.backend, str(cell.precision), cell.workload.batch, cell.workload.height, cell.workload.width]
+    runs = [cell.backend, str(cell.precision), str(cell.device)]
+    work = [cell.workload.batch, cell.workload.height, cell.workload.width]
     fate = [outcome.status, outcome.stage, outcome.reason, "; ".join(outcome.notes), outcome.finished]
-    return [*model, *work, row.tokens, *fate, outcome.environment.key]
+    return [*model, *runs, *work, row.tokens, *fate, outcome.environment.key]
 
 
 def _number(reading: Reading, end: str) -> float | None:
@@ -61,7 +65,13 @@ def _number(reading: Reading, end: str) -> float | None:
 def _compared(row: Row) -> list[object]:
     times = [row.speedup.value, row.speedup.low, row.speedup.high] if row.speedup else [None] * 3
     gaps = [row.top1_gap.value, row.top1_gap.low, row.top1_gap.high] if row.top1_gap else [None] * 3
-    return [*times, row.ceiling, row.macs_ratio, *gaps, int(row.pareto_latency), int(row.pareto_memory)]
+    fronts = [int(row.pareto_latency), int(row.pareto_memory)]
+    return [*times, row.ceiling, row.macs_ratio, *gaps, *fronts, _text(details.bound(row))]
+
+
+def _text(shown: str) -> str:
+    """Return what a column shows, and nothing for an absence."""
+    return "" if shown == quantities.ABSENT else shown
 
 
 def _escaped(text: str) -> str:

@@ -18,6 +18,7 @@ _MEASURED = ("latency p50", f"vs. {BASELINE}", "ceiling", "images/s", "peak memo
 # What a narrow window loses, the dearest last.
 _DROPPED_FIRST = ("images/s", "peak memory", "top-1 points", "ceiling")
 _GAP = "   "
+_MOST_REASONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def _header(rows: Sequence[Row]) -> str:
         _shared(cell.backend for cell in cells),
         _shared(str(cell.precision) for cell in cells),
         *_machine([row.outcome.environment for row in rows]),
+        _threads(rows),
     ]
     baseline = BASELINE if any(row.is_baseline for row in rows) else "none measured"
     return f"{', '.join(fact for fact in facts if fact)}      baseline: {baseline}"
@@ -70,7 +72,16 @@ def _machine(environments: Sequence[Environment]) -> list[str]:
     if len({environment.key for environment in environments}) > 1:
         return ["several machines"]
     machine = environments[0]
-    return [machine.cpu, *machine.gpus, f"{machine.threads} threads" if machine.threads != 1 else "1 thread"]
+    return [machine.cpu, *machine.gpus]
+
+
+def _threads(rows: Sequence[Row]) -> str:
+    """Return on how many threads all rows ran; nothing where devices differ in that."""
+    counts = {row.outcome.cell.device.threads or row.outcome.environment.threads for row in rows}
+    if len(counts) > 1:
+        return ""
+    count = counts.pop()
+    return f"{count} threads" if count != 1 else "1 thread"
 
 
 def _shared(values: Iterable[str]) -> str:
@@ -94,7 +105,7 @@ def _fitting(rows: Sequence[Row], width: int) -> tuple[list[Column], list[str]]:
 
 
 def _varies(column: Column, rows: Sequence[Row]) -> bool:
-    return column.title not in ("backend", "precision") or len({column.text(row) for row in rows}) > 1
+    return column.title not in ("backend", "precision", "device") or len({column.text(row) for row in rows}) > 1
 
 
 def _width(column: Column, rows: Sequence[Row]) -> int:
@@ -107,10 +118,8 @@ def _row_line(row: Row, columns: Sequence[Column], widths: Sequence[int]) -> Tex
     if row.outcome.evidence is None:
         line = _line([column.text(row) for column in named], named, widths[: len(named)])
         return line.append(f"{_GAP}{display.status(row)}", style="yellow")
-    line = _line([column.text(row) for column in columns], columns, widths, "green" if display.signs(row) else "")
-    if row.outcome.status != "ok":
-        line.append(f"{_GAP}{display.status(row)}", style="yellow")
-    return line
+    style = "yellow" if row.unstable else "green" if display.signs(row) else ""
+    return _line([column.text(row) for column in columns], columns, widths, style)
 
 
 def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int], style: str = "") -> Text:
@@ -123,5 +132,22 @@ def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int]
 
 def _explanation(rows: Sequence[Row]) -> str:
     signs = display.SIGNS if any(display.signs(row) for row in rows) else ""
-    lines = [signs, "± half the width of the 95 % interval", display.accuracy_basis(rows)]
+    lines = [
+        signs,
+        *_reasons([row for row in rows if row.unstable]),
+        "± half the width of the 95 % interval",
+        display.accuracy_basis(rows),
+    ]
     return "\n".join(line for line in lines if line)
+
+
+def _reasons(unstable: Sequence[Row]) -> list[str]:
+    """Return why rows cannot be relied on; of many, which mostly share their reason, the first."""
+    lines = [f"{_named(row)}: {display.status(row)}" for row in unstable[:_MOST_REASONS]]
+    more = len(unstable) - _MOST_REASONS
+    return [*lines, f"... and {more} more; `effvit report` has their reasons"] if more > 0 else lines
+
+
+def _named(row: Row) -> str:
+    cell = row.outcome.cell
+    return f"{row.label}, {row.workload.resolution} px, batch {row.workload.batch}, {cell.precision}, {cell.backend}"

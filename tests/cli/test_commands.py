@@ -17,7 +17,8 @@ import pytest
 Effvit = Callable[..., "subprocess.CompletedProcess[str]"]
 TRAINING = ("--weights", "none", "--epochs", "1", "--threads", "1")
 SWEEP = ("profile", "lin", "soft", "--res", "32", "--batch", "1,2,4", "--backend", "ort-cpu", "--threads", "1")
-EFFORT = ("--samples", "4", "--least-s", "0", "--rounds", "2", "--warmup-ms", "1", "--eval-images", "50")
+ROUNDS = ("--samples", "4", "--least-s", "0", "--rounds", "2", "--warmup-ms", "1", "--max-noise", "inf")
+EFFORT = (*ROUNDS, "--eval-images", "50")
 
 
 def command(*arguments: str) -> list[str]:
@@ -103,7 +104,8 @@ def test_a_killed_sweep_goes_on_and_measures_nothing_twice(effvit: Effvit, folde
     outcomes, lines = json.loads(ended.stdout), results.read_bytes().splitlines()
     assert lines[:2] == survived
     assert len(lines) == len(outcomes) == 6
-    assert {outcome["status"] for outcome in outcomes} == {"ok"}
+    # Whoever runs the tests may do other things beside them: the command succeeds, and says so.
+    assert {outcome["status"] for outcome in outcomes} <= {"ok", "unstable"}
 
     again = effvit(*SWEEP, *EFFORT)
     assert results.read_bytes().splitlines() == lines
@@ -121,6 +123,27 @@ def test_the_hint_names_a_softmax_run(effvit: Effvit) -> None:
     )
     assert ended.returncode == 0
     assert "`effvit profile lin soft ...`" in ended.stderr
+
+
+def test_a_device_too_small_is_a_row_and_a_type_that_is_not_computed_in_is_exit_4(effvit: Effvit) -> None:
+    """ONNX Runtime has the kernels of an fp16 graph in fp32 alone, on most processors."""
+    small = ("--device", "cpu:threads=1,memory=48MiB", "--device", "cpu:threads=1")
+    common = ("profile", "lin", "--batch", "1", "--backend", "ort-cpu", *EFFORT, "--json")
+    ended = effvit(*common, *small, "--out", "devices.jsonl")
+    assert ended.returncode == 5
+    assert [outcome["status"] for outcome in json.loads(ended.stdout)] == ["oom", "ok"]
+
+    fp16 = (*common, "--precision", "fp16", "--out", "fp16.jsonl")
+    refused = effvit(*fp16)
+    (outcome,) = json.loads(refused.stdout)
+    if outcome["status"] == "ok":
+        pytest.skip("this processor computes in fp16")
+    assert refused.returncode == 4
+    assert "error: 1 of 1 cells are not what was asked for; ort-cpu: asked for fp16, computes in fp32" in refused.stderr
+    allowed = effvit(*fp16, "--allow-fallback")
+    assert allowed.returncode == 0, allowed.stderr
+    (outcome,) = json.loads(allowed.stdout)
+    assert (outcome["status"], outcome["evidence"]["settings"]["precision"]) == ("fallback", "fp32")
 
 
 def test_ctrl_c_ends_a_sweep_in_one_line_and_leaves_no_process(folder: Path) -> None:
@@ -150,10 +173,11 @@ def test_ctrl_c_ends_a_sweep_in_one_line_and_leaves_no_process(folder: Path) -> 
 
 def test_a_killed_study_goes_on_with_the_next_variant(folder: Path) -> None:
     study = ("study", "--attn", "softmax,linformer", "--epochs", "1", "--weights", "none", "--train-res", "32")
-    axes = ("--res", "32", "--batch", "1", "--backend", "torch", "--threads", "1", "--eval-images", "50")
+    axes = ("--res", "32", "--batch", "1", "--backend", "torch", "--threads", "1")
+    effort = ("--eval-images", "50", "--max-noise", "inf")
     history = folder / "studies/digits/runs/softmax/history.jsonl"
     with subprocess.Popen(
-        command(*study, *axes), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(*study, *axes, *effort), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         record = history.with_name("run.json")
         while not (record.exists() and json.loads(record.read_bytes())["status"] == "done"):
@@ -161,7 +185,7 @@ def test_a_killed_study_goes_on_with_the_next_variant(folder: Path) -> None:
             time.sleep(0.02)
         process.kill()
     before = record.read_bytes()
-    ended = subprocess.run(command(*study, *axes), cwd=folder, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command(*study, *axes, *effort), cwd=folder, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "softmax: fine-tuned before" in ended.stderr
     assert record.read_bytes() == before

@@ -84,7 +84,7 @@ def test_doctor_says_how_to_get_what_is_missing(effvit: Effvit) -> None:
     ("arguments", "message", "hint"),
     [
         (["profle"], "no such command 'profle'", "did you mean profile?"),
-        (["profile", "--bach", "3"], "no such option: --bach", "did you mean --backend or --batch?"),
+        (["profile", "--bach", "3"], "no such option: --bach", "did you mean --backend or --batch or --max-batch?"),
         (["finetune", "--epochs", "0"], "--epochs must be greater than or equal to 1", "see `effvit finetune --help`"),
         (["finetune", "--epochs", "x"], "--epochs must be a valid integer", "see `effvit finetune --help`"),
         (["list"], "missing argument", "see `effvit list --help`"),

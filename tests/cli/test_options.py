@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from effvit.cli.options import (
     attentions_from_text,
     batches_from_text,
+    devices_from_texts,
     names_from_text,
     pairs_from_texts,
     precisions_from_text,
     resolutions_from_text,
 )
 from effvit.errors import UnknownNameError, UsageError
+from effvit.profiling.devices import Device
 from effvit.spec import Precision
 
 counts = st.integers(1, 4096)
@@ -69,6 +71,12 @@ def test_mixes_get_the_name_their_models_have() -> None:
     names = attentions_from_text("softmax, 4-11:linformer+0-3:atrous,performer")
     assert names == ["softmax", "0-3:atrous+4-11:linformer", "performer"]
     assert attentions_from_text(None) == []
+
+
+def test_devices_that_say_nothing_of_threads_get_those_of_the_command() -> None:
+    assert devices_from_texts(None, None) == [Device()]
+    assert devices_from_texts(None, 1) == [Device(threads=1)]
+    assert devices_from_texts(["cpu", "cpu:threads=2"], 1) == [Device(threads=1), Device(threads=2)]
 
 
 def test_a_misspelt_precision_has_closest_names() -> None:

@@ -112,3 +112,21 @@ def test_a_pooling_head_that_is_not_known_is_refused() -> None:
     model.attn_pool = nn.Identity()
     with pytest.raises(UnsupportedError, match="the MACs of Identity are not counted"):
         cost_of(model, spec)
+
+
+def test_the_least_moved_is_pixels_and_twice_what_passes_between_blocks() -> None:
+    model, spec = built("test_vit", "softmax", (64, 64))
+    passed_on: list[int] = []
+    for module in (model.norm_pre, *model.blocks):  # what the first takes, and what every block gives
+        module.register_forward_hook(lambda _module, _taken, given: passed_on.append(given.numel()))
+    model(torch.zeros(1, 3, 64, 64))
+    assert len(passed_on) == 1 + 6
+    assert cost_of(model, spec).least_moved == 3 * 64 * 64 + 2 * sum(passed_on)
+
+
+def test_merged_tokens_are_not_passed_on() -> None:
+    exact, merging = (built("test_vit", attention, (64, 64)) for attention in ("softmax", "tome"))
+    more, fewer = cost_of(*exact).least_moved, cost_of(*merging).least_moved
+    assert more is not None
+    assert fewer is not None
+    assert fewer < more

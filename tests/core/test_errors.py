@@ -12,6 +12,7 @@ from effvit.errors import (
     DataError,
     EffvitError,
     ExportError,
+    FallbackError,
     MismatchError,
     ResultError,
     StorageError,
@@ -37,6 +38,7 @@ EXIT_CODES = {
     BackendUnavailableError: 3,
     CheckFailedError: 4,
     ExportError: 4,
+    FallbackError: 4,
     MismatchError: 4,
     CellsFailedError: 5,
 }

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from effvit.errors import UsageError
-from effvit.spec import Cost, ModelSpec, Swap, Workload, file_name
+from effvit.spec import Cost, ModelSpec, Precision, Swap, Workload, file_name
 
 
 @pytest.mark.parametrize("field", ["batch", "height", "width"])
@@ -44,3 +44,8 @@ def test_a_mix_in_a_file_name_has_no_colon() -> None:
 def test_the_ceiling_is_the_speed_up_of_a_core_that_costs_nothing() -> None:
     assert Cost(parameters=1, macs=300, core_macs=100, tokens=1).ceiling == 1.5
     assert Cost(parameters=1, macs=300, core_macs=300, tokens=1).ceiling is None
+
+
+def test_a_number_takes_the_bytes_of_its_type() -> None:
+    sizes = {precision.value: precision.size_bytes for precision in Precision}
+    assert sizes == {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}

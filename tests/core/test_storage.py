@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from effvit.errors import StorageError
-from effvit.storage import make_folder, replacing, sha256_of, storage_errors, write_atomically
+from effvit.storage import make_folder, replacing, sha256_of, storage_errors, user_cache, write_atomically
 
 
 def test_a_file_and_its_folders_appear(tmp_path: Path) -> None:
@@ -105,3 +105,14 @@ def test_a_hash_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     # FIPS 180-4, the example for SHA-256 of "abc"
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_cache_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFVIT_CACHE", "/big/disk")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert user_cache() == Path("/big/disk")
+    monkeypatch.delenv("EFFVIT_CACHE")
+    assert user_cache() == Path("/xdg/effvit")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert user_cache() == Path("/home/me/.cache/effvit")

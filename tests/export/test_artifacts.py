@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from untrained_runs import make_run
@@ -22,7 +23,11 @@ from effvit.preprocessing import normalise
 from effvit.run import Run
 from effvit.spec import ModelSpec, Precision
 
-HERE = [name for name, backend in backends().items() if backend.unavailable() is None]
+HERE = [
+    pytest.param(name, marks=[pytest.mark.slow] if backend.slow_to_open else [])
+    for name, backend in backends().items()
+    if backend.unavailable() is None
+]
 IMAGES = 24
 
 
@@ -43,12 +48,15 @@ def source(run: Run, precision: Precision = Precision.FP32, px: int = 64) -> Sou
 
 
 @pytest.mark.parametrize("name", HERE)
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])
 def test_every_backend_runs_what_it_exported(run: Run, pixels: Path, name: str, precision: Precision) -> None:
     backend = pick_backend(name)
     if precision not in backend.precisions:
         pytest.skip(f"{name} does not run {precision}")
-    artifact = verified_artifact(source(run, precision), backend, pixels, threads=1)
+    try:
+        artifact = verified_artifact(source(run, precision), backend, pixels, threads=1)
+    except UnsupportedError as error:
+        pytest.skip(error.message)
     assert artifact.parity is not None
     assert artifact.parity.images == IMAGES
     assert Path(artifact.path).stat().st_size == artifact.size_bytes
@@ -75,6 +83,36 @@ def test_a_launch_sees_what_was_bound_last(run: Run, pixels: Path, name: str) ->
         session.launch()
         session.synchronize()
         np.testing.assert_allclose(session.logits()[0], expected[index], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_session_reads_back_what_it_was_asked_for(run: Run, pixels: Path, name: str) -> None:
+    backend = pick_backend(name)
+    session = backend.open(verified_artifact(source(run), backend, pixels, threads=1), 1)
+    session.bind(normalise(np.load(pixels)[:2], run.record.preprocessing))
+    session.launch()
+    settings = session.settings()
+    assert settings.departures(Precision.FP32, 1, backend.providers) == []
+    assert (settings.precision, settings.threads, settings.device) == (Precision.FP32, 1, "cpu")
+    assert settings.runtime.split()[-1].split("+")[0] == str(backend.version()).split("+")[0]
+
+
+def test_onnx_runtime_tells_in_which_type_it_computes_an_fp16_graph(run: Run, pixels: Path, tmp_path: Path) -> None:
+    """The graph that ONNX Runtime writes down after its own changes is the independent witness."""
+    backend = pick_backend("ort-cpu")
+    artifact = verified_artifact(source(run, Precision.FP16), backend, pixels, threads=1)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # it warns that the file is for this machine alone
+    options.optimized_model_filepath = str(tmp_path / "changed.onnx")
+    ort.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
+    changed = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "changed.onnx"))
+    types = {value.name: value.type.tensor_type.elem_type for value in changed.graph.value_info}
+    products = {types[node.output[0]] for node in changed.graph.node if node.op_type == "MatMul"}
+    assert len(products) == 1
+    session = backend.open(artifact, 1)
+    session.bind(normalise(np.load(pixels)[:2], run.record.preprocessing))
+    expected = {onnx.TensorProto.FLOAT: Precision.FP32, onnx.TensorProto.FLOAT16: Precision.FP16}[products.pop()]
+    assert session.settings().precision == expected
 
 
 def test_accuracy_through_an_artifact_is_that_of_the_model(run: Run, pixels: Path) -> None:
@@ -125,13 +163,21 @@ def test_the_graph_is_typed_static_but_for_the_batch_and_describes_itself(run: R
     assert msgspec.json.decode(metadata["effvit.classes"]) == list(run.record.data.classes)
 
 
-def test_a_graph_that_onnx_runtime_cannot_load_is_one_sentence(run: Run, pixels: Path, tmp_path: Path) -> None:
-    backend = pick_backend("ort-cpu")
+@pytest.mark.parametrize("name", ["ort-cpu", "openvino"])
+def test_a_graph_that_a_runtime_cannot_load_is_one_sentence(run: Run, pixels: Path, tmp_path: Path, name: str) -> None:
+    backend = pick_backend(name)
     artifact = verified_artifact(source(run), backend, pixels, threads=1)
     torn = tmp_path / "torn.onnx"
     torn.write_bytes(Path(artifact.path).read_bytes()[:1000])
     with pytest.raises(ExportError, match="cannot load"):
         backend.open(replace(artifact, path=str(torn)), 1)
+
+
+def test_the_bf16_artifact_of_openvino_is_its_fp32_graph(run: Run, pixels: Path) -> None:
+    backend = pick_backend("openvino")
+    graph = verified_artifact(source(run), backend, pixels, threads=1)
+    artifact = make(source(run, Precision.BF16), backend)
+    assert (artifact.sha256, artifact.precision) == (graph.sha256, Precision.BF16)
 
 
 def test_a_model_beyond_two_gibibytes_is_refused_before_it_is_exported(
@@ -156,6 +202,12 @@ def test_a_missing_runtime_says_how_to_get_it() -> None:
     with pytest.raises(BackendUnavailableError) as caught:
         backend.require()
     assert "pip install" in caught.value.hint
+
+
+def test_without_a_compiler_there_is_no_compiled_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(BackendUnavailableError, match="no C\\+\\+ compiler no-such-compiler"):
+        pick_backend("torch-compile").require()
 
 
 def test_a_precision_that_a_backend_lacks_is_refused() -> None:

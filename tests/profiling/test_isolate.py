@@ -15,6 +15,7 @@ from untrained_runs import make_run
 
 from effvit.export.base import Artifact, Source, pick_backend
 from effvit.export.cache import make, reference_logits
+from effvit.profiling.devices import Device
 from effvit.profiling.isolate import CellFailure, IsolatedWorker
 from effvit.spec import Precision
 
@@ -93,13 +94,52 @@ def test_time_spent_parked_does_not_count(artifact: Artifact, pixels: Path) -> N
         assert worker.left_s == pytest.approx(5)
 
 
+def ready_and_open(worker: IsolatedWorker, backend: str, artifact: Artifact, pixels: Path) -> None:
+    worker.ready()
+    worker.open(backend, artifact, 1, 1, pixels)
+
+
+@pytest.mark.parametrize("backend", ["ort-cpu", "openvino"])
+def test_a_runtime_that_is_refused_memory_is_out_of_it_however_it_fails(
+    artifact: Artifact, pixels: Path, backend: str
+) -> None:
+    """In the least memory it does not even load, in a little more its threads do not start."""
+    if pick_backend(backend).unavailable() is not None:
+        pytest.skip(f"{backend} is not here")
+    for size_bytes in (24 * 2**20, 64 * 2**20):
+        with fakes.start_worker(60) as worker:
+            worker.prepare(backend, Device(threads=1, memory_bytes=size_bytes))
+            with pytest.raises(CellFailure) as caught:
+                ready_and_open(worker, backend, artifact, pixels)
+        assert caught.value.status == "oom"
+        assert f"(limit: {size_bytes // 2**20}MiB, " in caught.value.reason
+
+
 def test_what_a_runtime_prints_is_not_taken_for_an_answer(
     worker: IsolatedWorker, artifact: Artifact, pixels: Path
 ) -> None:
-    open_s, first_s, memory = worker.open("chatty", artifact, 1, 1, pixels)
-    assert open_s > 0
-    assert first_s > 0
+    opened = worker.open("chatty", artifact, 1, 1, pixels)
+    assert opened.open_s > 0
+    assert opened.first_s > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
+@pytest.mark.parametrize("backend", ["working", "loading"])
+def test_activations_are_what_launches_add_whatever_loading_took(
+    worker: IsolatedWorker, artifact: Artifact, pixels: Path, backend: str
+) -> None:
+    memory = worker.memory(backend, artifact, 2, 1, pixels)
+    assert memory.launch_peak_bytes is not None
+    assert memory.bound_bytes is not None
+    assert memory.before_bytes is not None
     assert memory.peak_bytes is not None
+    # The kernel counts in batches of pages, each thread its own; ONNX Runtime's own buffers for a model of 32 px are a
+    # few MiB, and what it takes when it loads one is less than 48.
+    near = -2 * 2**20
+    assert near <= memory.launch_peak_bytes - memory.bound_bytes - fakes.WORKED_BYTES < 16 * 2**20
+    most = {"working": fakes.WORKED_BYTES, "loading": fakes.LOADED_BYTES}[backend]
+    assert near <= memory.peak_bytes - memory.before_bytes - most < 48 * 2**20
+    assert memory.images_bytes == 2 * 3 * PX * PX * 4
 
 
 def test_a_worker_leaves_no_process_behind(artifact: Artifact, pixels: Path) -> None:

@@ -11,13 +11,17 @@ from outcomes import VARIANTS, make_outcome, make_sweep, without_evidence
 from rich.console import Console
 
 from effvit.errors import ResultError, StorageError
+from effvit.export.settings import Placement, RuntimeSettings
 from effvit.profiling import results
+from effvit.profiling.confinement import Confinement
+from effvit.profiling.devices import CPU, Device
 from effvit.profiling.records import Outcome
 from effvit.profiling.report import figures, summary, table, terminal
+from effvit.profiling.report.details import DETAILS
 from effvit.profiling.report.html import html_text
 from effvit.profiling.report.rows import make_rows
 from effvit.profiling.report.writer import write_report
-from effvit.spec import Swap
+from effvit.spec import Precision, Swap
 
 ROWS = make_rows(make_sweep())
 HOSTILE = '</script><img src=x onerror="alert(1)">|`*'
@@ -71,6 +75,44 @@ def test_the_terminal_names_what_all_rows_share_once() -> None:
     assert first == "vit_tiny_patch16_224, torch, fp32, Example CPU 9000, 4 threads      baseline: softmax"
 
 
+def _on(device: Device, *attentions: str) -> list[Outcome]:
+    return [replace(outcome, cell=replace(outcome.cell, device=device)) for outcome in map(make_outcome, attentions)]
+
+
+def test_devices_have_a_column_where_there_are_several_and_a_baseline_each() -> None:
+    outcomes = [*_on(CPU, "softmax", "linformer"), *_on(Device(threads=1, memory_bytes=2**29), "softmax", "linformer")]
+    rows = make_rows(outcomes)
+    text = _shown(outcomes)
+    assert re.search(r"attention +device +batch", text)
+    assert text.count("cpu:threads=1,memory=512MiB") == 2
+    assert " threads" not in text.splitlines()[0], "devices differ in their threads"
+    assert [row.baseline.cell.device for row in rows if row.baseline] == [CPU, Device(threads=1, memory_bytes=2**29)]
+    assert "| device |" in table.markdown_text(rows)
+    assert len({row.context for row in rows}) == 2
+
+
+def test_one_device_has_no_column_and_its_threads_are_named() -> None:
+    outcomes = _on(Device(threads=1), "softmax", "linformer")
+    assert "device" not in _shown(outcomes)
+    assert ", 1 thread " in _shown(outcomes).splitlines()[0]
+    assert "| device |" not in table.markdown_text(make_rows(outcomes))
+
+
+def test_the_page_tells_what_a_runtime_really_used() -> None:
+    settings = RuntimeSettings(
+        "onnxruntime 1.23.0", "cpu", Precision.FP32, 1, (Placement("CPUExecutionProvider", 214),)
+    )
+    outcome = make_outcome("softmax")
+    assert outcome.evidence is not None
+    evidence = replace(outcome.evidence, settings=settings, confinement=Confinement((3,), 2**29, "RLIMIT_DATA"))
+    fallen = replace(outcome, status="fallback", reason="asked for fp16, computes in fp32", evidence=evidence)
+    page = html_text(make_rows([fallen]))
+    for text in ("onnxruntime 1.23.0", "CPUExecutionProvider 214", "512 MiB by RLIMIT_DATA"):
+        assert f"<td>{text}</td>" in page
+    assert "fallback: asked for fp16, computes in fp32" in page
+    assert "What the runtimes really used" not in html_text(make_rows([make_outcome("softmax")]))
+
+
 def test_the_terminal_shows_a_failed_cell_in_its_place_with_its_reason() -> None:
     reason = "pinv has no ONNX operator"
     text = _shown([make_outcome("softmax"), without_evidence(make_outcome("atrous"), "unsupported", "export", reason)])
@@ -91,6 +133,40 @@ def test_the_terminal_explains_the_signs_it_shows() -> None:
     text = _shown([make_outcome("softmax")])
     assert "*+   softmax" in text
     assert "* nothing here is both faster and more accurate" in text
+
+
+UNSTABLE = replace(
+    make_outcome("linformer"), status="unstable", stage="measure", reason="12 of 14 rounds were disturbed"
+)
+
+
+def test_an_unstable_cell_keeps_its_numbers_with_a_sign_and_its_reason() -> None:
+    text = _shown([make_outcome("softmax"), UNSTABLE])
+    (line,) = (line for line in text.splitlines() if line.lstrip("! ").startswith("linformer "))
+    assert line.startswith("!")
+    assert " ms ±" in line
+    assert "! the machine was not ours" in text
+    assert (
+        "linformer, 224 px, batch 1, fp32, torch: unstable at measure: 12 of 14 rounds were disturbed"
+        in text.splitlines()
+    )
+    for page in (table.markdown_text(make_rows([UNSTABLE])), html_text(make_rows([UNSTABLE]))):
+        assert "unstable at measure: 12 of 14 rounds were disturbed" in page
+
+
+def test_of_many_unstable_cells_the_terminal_gives_the_reasons_of_three() -> None:
+    outcomes = [replace(UNSTABLE, cell=make_outcome(name).cell) for name in VARIANTS]
+    text = _shown(outcomes)
+    assert text.count("rounds were disturbed") == 3
+    assert "... and 2 more" in text
+
+
+def test_the_summary_builds_nothing_on_unstable_cells() -> None:
+    softmax = make_outcome("softmax")
+    for outcomes in ([softmax, UNSTABLE], [replace(softmax, status="unstable"), make_outcome("linformer")]):
+        (paragraph,) = summary.paragraphs(make_rows(outcomes))
+        assert paragraph.sentences[0].startswith("Nothing is faster than softmax beyond doubt")
+        assert paragraph.sentences[-1].startswith("No latency could be compared")
 
 
 def test_every_rendering_says_on_how_many_images_accuracy_was_measured() -> None:
@@ -150,7 +226,27 @@ def test_html_has_a_figure_a_context_and_a_table_behind_each() -> None:
     specs = json.loads(page.scripts["specs"])
     assert len(specs) == 4 * len(figures.FIGURES)  # 2 backends x 2 batches
     assert page.tags.count("figure") == page.tags.count("figcaption") == len(specs)
-    assert page.tags.count("details") == len(specs) + 1
+    assert page.tags.count("details") == len(specs) + len(DETAILS) + 1
+
+
+def test_the_efficiency_of_a_cell_is_in_html_and_csv() -> None:
+    rows = make_rows([make_outcome("softmax")])
+    # 2e11 MAC/s and 2e10 bytes/s were calibrated; 1.2246 GMACs and 27.34 MB a call are 6.123 ms and 1.367 ms.
+    assert rows[0].reading("efficiency.compute_to_memory").value == pytest.approx(4.48, abs=0.01)
+    (line,) = csv.DictReader(io.StringIO(table.csv_text(rows)))
+    assert line["bound_by"] == "compute"
+    assert 0.3 < float(line["efficiency.gemm_share"]) < 0.6  # invented at 9e10 MAC/s and a constant
+    text = html_text(rows)
+    assert "of the GEMM rate" in text
+    assert "<td>compute</td>" in text
+
+
+def test_a_machine_that_was_not_calibrated_bounds_nothing() -> None:
+    outcome = make_outcome("softmax")
+    assert outcome.evidence is not None
+    rows = make_rows([replace(outcome, evidence=replace(outcome.evidence, calibration=None))])
+    (line,) = csv.DictReader(io.StringIO(table.csv_text(rows)))
+    assert (line["bound_by"], line["efficiency.gemm_share"]) == ("", "")
 
 
 def test_the_reason_of_an_unmeasured_cell_runs_over_the_columns_of_its_numbers() -> None:

@@ -80,7 +80,7 @@ BROKEN = {
     "not text": (b'{"schema": "\xff"}', "not a line of a result file"),
     "an array": (b"[1]", "not a line of a result file"),
     "no schema": (b"{}", "not a line of a result file"),
-    "another schema": (_changed(schema="effvit.result/9"), "the schema is 'effvit.result/9', not 'effvit.result/2'"),
+    "another schema": (_changed(schema="effvit.result/9"), "the schema is 'effvit.result/9', not 'effvit.result/3'"),
     "a text for a number": (_changed(cell={**json.loads(results.encode(FIRST))["cell"], "workload": "8"}), "workload"),
     "batch 0": (
         _changed(cell={**json.loads(results.encode(FIRST))["cell"], "workload": {"batch": 0, "height": 1, "width": 1}}),
@@ -89,6 +89,10 @@ BROKEN = {
     "unknown status": (_changed(status="fine"), "status"),
     "ok without evidence": (_changed(evidence=None), "the status is 'ok', but there is no evidence"),
     "no samples": (_changed(evidence=EVIDENCE | {"samples": EVIDENCE["samples"] | {"seconds": []}}), "0 seconds for"),
+    "no round that counts": (
+        _changed(evidence=EVIDENCE | {"samples": EVIDENCE["samples"] | {"left_out": [0, 1, 2, 3, 4, 5]}}),
+        "all rounds are left out",
+    ),
     "more hits than images": (
         _changed(evidence=EVIDENCE | {"accuracy": EVIDENCE["accuracy"] | {"top1_correct": 99_999}}),
         "the accuracy counts contradict one another",

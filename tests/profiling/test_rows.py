@@ -87,6 +87,16 @@ def test_fronts_are_found_over_resolutions_but_within_a_batch() -> None:
     assert _row(rows, "linformer", batch=8).pareto_latency
 
 
+def test_an_unstable_row_keeps_its_numbers_and_lies_on_no_front() -> None:
+    unstable = replace(_timed(LINEAR, 0.1, top1=0.9), status="unstable", stage="measure", reason="a neighbour")
+    row = _row([_timed(SOFTMAX, 1.0, top1=0.8), unstable], "linformer")
+    assert row.unstable
+    assert row.reading("latency_s.p50").value == 0.1
+    assert row.speedup is not None
+    assert not row.pareto_latency
+    assert _row([_timed(SOFTMAX, 1.0, top1=0.8), unstable], "softmax").pareto_latency
+
+
 def test_variants_of_one_name_are_told_apart_by_options_then_by_run() -> None:
     model = LINEAR.cell.model
     narrow, wide = (

@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import fakes
 import pytest
+from outcomes import CALIBRATION
 from untrained_runs import make_run
 
 from effvit.errors import BackendUnavailableError, CheckpointError, DataError, UnknownNameError, UsageError
 from effvit.export.base import backends
+from effvit.profiling.confinement import Confinement
+from effvit.profiling.devices import CPU, Device
+from effvit.profiling.disturbance import PROC_STAT, Tolerance
+from effvit.profiling.energy import MEASURED_S, Instruments
 from effvit.profiling.pixels import PixelStore
-from effvit.profiling.plan import Effort, Plan
-from effvit.profiling.records import Outcome
-from effvit.profiling.results import read
+from effvit.profiling.plan import Effort, Plan, available_backends
+from effvit.profiling.records import CallWork, Outcome
+from effvit.profiling.results import append, read
 from effvit.profiling.sweep import run_sweep
 from effvit.run import Run
 from effvit.spec import Precision
 
+# Whatever goes on beside the tests: these are about what becomes of cells, not about their numbers.
+ANYTHING = Tolerance(steal=math.inf, others=math.inf, idle=0, clock=0)
 QUICK = Effort(
-    threads=1, rounds=3, samples=3, least_s=0, most_s=5, warmup_s=0, timeout_s=60, eval_images=40, verify_images=16
+    threads=1,
+    rounds=3,
+    samples=3,
+    least_s=0,
+    most_s=5,
+    warmup_s=0,
+    timeout_s=60,
+    eval_images=40,
+    verify_images=16,
+    max_noise=math.inf,
+    tolerance=ANYTHING,
 )
+
+
+class Meter:
+    """A processor that has always taken 60 J more than when it was last asked."""
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    source = "a meter"
+    total = 0.0
+
+    def joules(self) -> float:
+        self.total += 60
+        return self.total
 
 
 class Log:
@@ -79,8 +111,21 @@ def sweep(
     log: Log | None = None,
     effort: Effort = QUICK,
     retry: bool = False,
+    meters: tuple[Meter, ...] = (),
+    fallback: bool = False,
 ) -> list[Outcome]:
-    return run_sweep(wanted, effort, results, pixels, log or Log(), retry_failed=retry, start=fakes.start_worker)
+    return run_sweep(
+        wanted,
+        effort,
+        results,
+        pixels,
+        log or Log(),
+        retry_failed=retry,
+        allow_fallback=fallback,
+        start=fakes.start_worker,
+        calibrate=lambda threads, _stage: replace(CALIBRATION, threads=threads),
+        counters=lambda: Instruments(meters, ()),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +158,32 @@ def test_the_evidence_of_a_cell_belongs_to_its_artifact(measured: tuple[Path, li
         assert evidence.samples.rounds == (0, 1, 2)
         assert len(evidence.throughput.blocks) == 3
         assert evidence.throughput.blocks[0][0] == 2 * outcome.cell.workload.batch
-        assert evidence.memory.peak_bytes is not None
-        assert evidence.memory.before_bytes is not None
-        assert evidence.memory.peak_bytes > evidence.memory.before_bytes > 0
+        batch, cost = outcome.cell.workload.batch, evidence.cost
+        assert cost.least_moved is not None
+        assert evidence.work == CallWork(batch, 4 * (cost.parameters + batch * cost.least_moved))
+        assert evidence.calibration == replace(CALIBRATION, threads=1)
+        memory = evidence.memory
+        assert memory.peak_bytes is not None
+        assert memory.before_bytes is not None
+        assert memory.start_bytes is not None
+        assert memory.peak_bytes > memory.before_bytes > memory.start_bytes > 0
+        assert memory.images_bytes == batch * 3 * outcome.cell.workload.height**2 * 4
+
+
+def test_energy_is_metered_over_the_calls_of_a_pass_of_its_own(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    (outcome,) = sweep(plan(runs[:1], batches=(2,)), tmp_path / "results.jsonl", pixels, meters=(Meter(),))
+    evidence = outcome.evidence
+    assert evidence is not None
+    assert evidence.energy is not None
+    (window,) = evidence.energy.windows
+    assert (window.joules, window.idle_joules) == (60, 60)
+    assert evidence.energy.images % 2 == 0
+    assert window.seconds > MEASURED_S
+    rate = 2 / statistics.median(evidence.samples.seconds)
+    # What disturbs this machine is in one of the two and not in the other.
+    assert 1 / 5 < evidence.energy.images / window.seconds / rate < 5
 
 
 def test_variants_of_one_workload_share_their_rounds(measured: tuple[Path, list[Outcome], Log]) -> None:
@@ -176,11 +244,77 @@ def test_failed_cells_are_tried_again_only_when_asked_for(runs: list[Run], pixel
 
 
 @pytest.mark.usefixtures("misbehaving")
+def test_a_runtime_that_does_something_else_is_measured_only_where_that_is_allowed(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    results, wanted = tmp_path / "results.jsonl", plan(runs[:1], "coarse", "ort-cpu")
+    refused, exact = sweep(wanted, results, pixels)
+    assert (refused.status, refused.stage, refused.evidence) == ("fallback", "open", None)
+    assert refused.reason == "asked for fp32, computes in bf16"
+    assert exact.status == "ok"
+    log = Log()
+    allowed, _ = sweep(wanted, results, pixels, log, fallback=True)
+    assert log.fresh == [allowed], "what was measured as asked is not measured again"
+    assert (allowed.status, allowed.stage, allowed.reason) == ("fallback", None, "asked for fp32, computes in bf16")
+    assert allowed.evidence is not None
+    assert allowed.evidence.settings is not None
+    assert allowed.evidence.settings.precision == Precision.BF16
+
+
+def test_a_model_that_does_not_fit_a_device_is_out_of_memory_and_the_sweep_goes_on(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    devices = (Device(threads=1, memory_bytes=48 * 2**20), Device(threads=1, memory_bytes=2**30), CPU)
+    outcomes = sweep(replace(plan(runs[:1]), devices=devices), tmp_path / "results.jsonl", pixels)
+    assert [outcome.status for outcome in outcomes] == ["oom", "ok", "ok"]
+    assert len({outcome.cell.key for outcome in outcomes}) == 3
+    small, large, whole = outcomes
+    assert "(limit: 48MiB, " in small.reason
+    assert large.evidence is not None
+    assert large.evidence.confinement is not None
+    assert large.evidence.confinement.departures(devices[1]) == []
+    assert len(large.evidence.confinement.cores or ()) == 1
+    assert whole.evidence is not None
+    assert whole.evidence.confinement == Confinement(tuple(sorted(os.sched_getaffinity(0))))
+
+
+@pytest.mark.usefixtures("misbehaving")
 def test_a_hanging_cell_times_out(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
     effort = replace(QUICK, timeout_s=6)
     (outcome,) = sweep(plan(runs[:1], "hanging"), tmp_path / "results.jsonl", pixels, effort=effort)
     assert (outcome.status, outcome.stage) == ("timeout", "open")
     assert "6 s" in outcome.reason
+
+
+def test_a_cell_that_stays_disturbed_is_unstable_and_keeps_its_numbers(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    results, log = tmp_path / "results.jsonl", Log()
+    # Less than nothing is tolerated, so that every round is disturbed.
+    effort = replace(QUICK, rounds=2, tolerance=replace(ANYTHING, steal=-math.inf))
+    if not PROC_STAT.exists():
+        pytest.skip("steal is read from /proc/stat")
+    (outcome,) = sweep(plan(runs[:1]), results, pixels, log, effort=effort)
+    assert (outcome.status, outcome.stage) == ("unstable", "measure")
+    assert outcome.reason.startswith("4 of 4 rounds were disturbed; in the last of them the hypervisor took")
+    assert outcome.evidence is not None
+    assert len(outcome.evidence.samples.seconds) == 8
+    assert all(turn.conditions.cpu_s > 0 for turn in outcome.evidence.turns)
+    assert read(results) == log.fresh == [outcome]
+
+
+def test_an_unstable_cell_is_tried_again_with_those_of_its_rounds_when_asked_for(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    results, wanted = tmp_path / "results.jsonl", plan(runs, batches=(1, 2))
+    outcomes = sweep(wanted, results, pixels)
+    append(results, replace(outcomes[1], status="unstable", stage="measure", reason="a neighbour"))
+    again, retried = Log(), Log()
+    sweep(wanted, results, pixels, again)
+    assert (len(again.fresh), len(again.known)) == (0, 4)
+    sweep(wanted, results, pixels, retried, retry=True)
+    assert [outcome.cell for outcome in retried.fresh] == [outcome.cell for outcome in outcomes[:2]]
+    assert {outcome.status for outcome in read(results)} == {"ok"}
 
 
 def test_a_precision_that_a_runtime_lacks_is_unsupported(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
@@ -197,6 +331,8 @@ def test_a_precision_that_a_runtime_lacks_is_unsupported(runs: list[Run], pixels
         ({"batches": (0,)}, UsageError),
         ({"backends": ("ort-cpuu",)}, UnknownNameError),
         ({"backends": ("tensorrt",)}, BackendUnavailableError),
+        ({"devices": (CPU, CPU)}, UsageError),
+        ({"devices": (Device(threads=100_000),)}, UsageError),
     ],
 )
 def test_what_can_be_known_before_is_refused_before(
@@ -207,6 +343,13 @@ def test_what_can_be_known_before_is_refused_before(
     with pytest.raises(error):
         sweep(replace(plan(runs), **change), tmp_path / "results.jsonl", pixels)  # type: ignore[arg-type]
     assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_a_backend_that_is_slow_to_open_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "torch-compile" not in available_backends()
+    eager = replace(backends()["torch-compile"], slow_to_open=False, unavailable=lambda: None)
+    monkeypatch.setitem(backends(), "torch-compile", eager)  # type: ignore[arg-type]  # discovery returns a dict
+    assert "torch-compile" in available_backends()
 
 
 def test_the_same_run_twice_is_refused(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from effvit.profiling.disturbance import Counters
 from effvit.profiling.timer import time_round
 
 
@@ -70,3 +71,17 @@ def test_garbage_is_not_collected_while_the_clock_runs_and_is_afterwards() -> No
 def test_warming_up_lasts_as_long_as_asked() -> None:
     measured = time_round(Counting(seconds=0.002), samples=1, least_s=0, most_s=1, warmup_s=0.05)
     assert measured.warmup > 5
+
+
+def test_conditions_are_those_of_the_timed_launches_and_the_block_alone() -> None:
+    session = Counting(seconds=0.002)
+    seen: list[int] = []
+
+    def counters() -> Counters:
+        seen.append(session.launches)
+        return Counters(float(len(seen)), 0.0, 5 * len(seen), (0, 1), None, None, None)
+
+    measured = time_round(session, samples=6, least_s=0, most_s=1, warmup_s=0.02, counters=counters)
+    assert seen == [measured.warmup, measured.warmup + 6 + 3]
+    assert (measured.conditions.wall_s, measured.conditions.involuntary_switches) == (1.0, 5)
+    assert measured.warmup_s >= 0.02

@@ -1,0 +1,151 @@
+"""OpenVINO on the CPU: the graphs of ONNX Runtime, with everything that OpenVINO would choose for itself said out loud.
+
+Told nothing, it computes fp32 graphs in bf16 on processors that can, and chooses streams, threads and core pinning.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from effvit.environment import package_version
+from effvit.errors import ExportError, UnsupportedError, first_line
+from effvit.export.base import Artifact, Backend, Images, Logits, Session, Source
+from effvit.export.pieces import FixedBatchSession
+from effvit.export.settings import Placement, RuntimeSettings
+from effvit.spec import Precision
+
+DEVICE = "CPU"
+TYPES = {Precision.FP32: "f32", Precision.BF16: "bf16"}
+NAMES = {"f32": Precision.FP32, "bf16": Precision.BF16, "f16": Precision.FP16}
+# The layers of OpenVINO's own graph that are matrix products, and those that compute nothing.
+PRODUCTS = ("Convolution", "FullyConnected", "MatMul")
+IDLE = ("Const", "Input", "Output")
+
+
+class OpenvinoSession:
+    """A model compiled for one batch; every launch is finished when it returns."""
+
+    def __init__(self, compiled: Any) -> None:
+        import openvino
+
+        self._tensor = openvino.Tensor
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+        self._images = np.empty(0, dtype=np.float32)
+
+    def bind(self, images: Images) -> None:
+        self._images = images  # the tensor shares its memory
+        self._request.set_input_tensor(self._tensor(images, shared_memory=True))
+
+    def launch(self) -> None:
+        self._request.infer(share_inputs=True, share_outputs=True)
+
+    def synchronize(self) -> None:
+        return
+
+    def logits(self) -> Logits:
+        return np.array(self._request.get_output_tensor().data, dtype=np.float32)
+
+    def settings(self) -> RuntimeSettings:
+        """Read the compiled model's properties, and the types of the graph that really runs."""
+        layers = [_layer(node) for node in self._compiled.get_runtime_model().get_ops()]
+        device = ",".join(self._compiled.get_property("EXECUTION_DEVICES"))
+        products = Counter(kind for layer, kind in layers if layer in PRODUCTS)
+        types = Counter(kind for layer, kind in layers if layer not in IDLE)
+        return RuntimeSettings(
+            runtime=f"openvino {package_version('openvino')}",
+            device=device.lower(),
+            precision=NAMES.get(products.most_common(1)[0][0]) if products else None,
+            threads=self._compiled.get_property("INFERENCE_NUM_THREADS"),
+            placement=tuple(Placement(device, count, kind) for kind, count in sorted(types.items())),
+        )
+
+
+def _layer(node: Any) -> tuple[str, str]:
+    """Return the kind of a node of the runtime's graph, and the type it computes in."""
+    facts = node.get_rt_info()
+    return facts["layerType"].astype(str), facts["runtimePrecision"].astype(str)
+
+
+def export(source: Source, path: Path) -> Path:
+    """Write the ONNX graph in fp32, also for bf16, which OpenVINO makes of it by itself; or return the one there is.
+
+    ONNX has no convolution in bf16 before operator set 22.
+    """
+    from effvit.export.cache import find
+    from effvit.export.onnx import export_onnx
+
+    exact = replace(source, precision=Precision.FP32)
+    known = find(exact, BACKEND)
+    return Path(known.path) if known is not None else export_onnx(exact, path)
+
+
+def open_session(artifact: Artifact, threads: int) -> Session:
+    """Read the graph; it is compiled for the first batch that is bound, with exactly `threads` threads.
+
+    Raises:
+        UnsupportedError: The CPU has no instructions for the artifact's precision.
+        ExportError: OpenVINO refuses the file.
+    """
+    import openvino
+
+    core = openvino.Core()
+    if str(artifact.precision).upper() not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
+        raise UnsupportedError(
+            f"this CPU has no instructions for {artifact.precision}", "profile in fp32, or on a CPU that has them"
+        )
+    try:
+        model = core.read_model(artifact.path)
+    except RuntimeError as error:
+        raise ExportError(
+            "open", f"OpenVINO cannot load {artifact.path}: {first_line(error)}", "export the artifact again"
+        ) from error
+
+    def compiled_for(images: Images) -> Session:
+        model.reshape(list(images.shape))
+        session = OpenvinoSession(core.compile_model(model, DEVICE, _config(artifact.precision, threads)))
+        session.bind(images)
+        return session
+
+    return FixedBatchSession(compiled_for)
+
+
+def _config(precision: Precision, threads: int) -> dict[str, str | int | bool]:
+    return {
+        "INFERENCE_PRECISION_HINT": TYPES[precision],
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        # Workers that are parked beside this one would be pinned to the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def unavailable() -> str | None:
+    """Return why OpenVINO cannot be used here, or None."""
+    try:
+        import openvino
+    except ImportError as error:
+        return f"openvino cannot be imported ({error})"
+    return None if DEVICE in openvino.Core().available_devices else "OpenVINO finds no CPU that it supports"
+
+
+BACKEND = Backend(
+    name="openvino",
+    summary="OpenVINO on the CPU",
+    format="onnx",
+    suffix=".onnx",
+    precisions=frozenset(TYPES),
+    install="pip install 'effvit[openvino]'",
+    unavailable=unavailable,
+    version=lambda: package_version("openvino"),
+    export=export,
+    open=open_session,
+    providers=frozenset({DEVICE}),
+)

@@ -1,0 +1,67 @@
+"""Sessions of runtimes that compile for one batch: whatever else is bound runs in pieces of that batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from effvit.export.base import Images, Logits, Session
+from effvit.export.settings import RuntimeSettings
+
+
+class FixedBatchSession:
+    """Compiles for the first batch that is bound, and runs every later batch through that very program.
+
+    What is verified and evaluated is therefore what was timed. A batch of another size runs in pieces, the last one
+    filled up, and such a launch is finished when it returns.
+    """
+
+    def __init__(self, compile_for: Callable[[Images], Session]) -> None:
+        """Remember `compile_for`, which returns a session that is bound to the images it is given."""
+        self._compile_for = compile_for
+        self._session: Session | None = None
+        self._batch = 0
+        self._odd: Images | None = None
+        self._odd_logits: Logits | None = None
+
+    def bind(self, images: Images) -> None:
+        """Compile, the first time; this takes as long as the runtime's compiler needs."""
+        self._odd = self._odd_logits = None
+        if self._session is None:
+            self._session, self._batch = self._compile_for(images), len(images)
+        elif len(images) == self._batch:
+            self._session.bind(images)
+        else:
+            self._odd = images
+
+    def launch(self) -> None:
+        if self._odd is None:
+            self._compiled.launch()
+        else:
+            self._odd_logits = self._in_pieces(self._odd)
+
+    def synchronize(self) -> None:
+        self._compiled.synchronize()
+
+    def logits(self) -> Logits:
+        return self._compiled.logits() if self._odd_logits is None else self._odd_logits
+
+    def settings(self) -> RuntimeSettings:
+        return self._compiled.settings()
+
+    @property
+    def _compiled(self) -> Session:
+        if self._session is None:
+            raise RuntimeError("bind comes first")
+        return self._session
+
+    def _in_pieces(self, images: Images) -> Logits:
+        session, parts = self._compiled, []
+        for start in range(0, len(images), self._batch):
+            part = images[start : start + self._batch]
+            session.bind(np.resize(part, (self._batch, *images.shape[1:])))
+            session.launch()
+            session.synchronize()
+            parts.append(session.logits()[: len(part)].copy())
+        return np.concatenate(parts)

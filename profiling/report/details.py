@@ -1,0 +1,94 @@
+"""The tables behind the table: how well a cell uses the machine, and what its memory consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from effvit.profiling.report import display, quantities
+from effvit.profiling.report.display import Column
+from effvit.profiling.report.quantities import ABSENT
+from effvit.profiling.report.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """A table of its own for what the table of all cells has no room for, and what its numbers mean."""
+
+    title: str
+    meaning: str
+    columns: tuple[Column, ...]
+
+
+def macs_per_s(row: Row) -> str:
+    """Return multiply-accumulates a second: `61 GMAC/s`."""
+    reading = row.reading("rate.macs_per_s")
+    return ABSENT if reading.value is None else quantities.si(reading.value, "MAC/s", reading.low, reading.high)
+
+
+def bound(row: Row) -> str:
+    """Return what takes longer by the roofline: `compute` or `memory`."""
+    ratio = row.reading("efficiency.compute_to_memory").value
+    if ratio is None:
+        return ABSENT
+    return "compute" if ratio >= 1 else "memory"
+
+
+def _share(name: str, sign: str = "") -> Callable[[Row], str]:
+    """Return what renders the share called `name`: `61 % (±2)`, with `sign` before it."""
+
+    def text(row: Row) -> str:
+        reading = row.reading(name)
+        return ABSENT if reading.value is None else sign + quantities.percent(reading.value, reading.low, reading.high)
+
+    return text
+
+
+def _size(name: str) -> Callable[[Row], str]:
+    """Return what renders the bytes called `name`: `112 MiB`."""
+
+    def text(row: Row) -> str:
+        value = row.reading(name).value
+        return ABSENT if value is None else quantities.size(value)
+
+    return text
+
+
+# What names a cell; the first column of the table of all cells holds the signs of its fronts.
+_NAMING = display.NAMING[1:]
+DETAILS = (
+    Detail(
+        "Efficiency",
+        "What the model's multiply-accumulates and bytes take of what numpy reached on this machine in fp32: in "
+        "products of square matrices, and in copies of arrays that no cache holds. A runtime's kernels may be faster "
+        "than numpy's, so a share may exceed 100 %. The bytes are a lower bound: every weight once a call, pixels "
+        "once, and what passes from block to block twice; where a cache holds them, less comes from memory. A cell "
+        "is bound by what of the two takes longer, which is its roofline.",
+        (
+            *_NAMING,
+            Column("MACs a second", macs_per_s),
+            Column("of the GEMM rate", _share("efficiency.gemm_share")),
+            Column("of the bandwidth", _share("efficiency.bandwidth_share", "≥ ")),
+            Column("of the roofline", _share("efficiency.roofline_share", "≥ ")),
+            Column("bound by", bound, numeric=False),
+        ),
+    ),
+    Detail(
+        "Memory ledger",
+        "What takes the peak of a process that runs the cell and nothing else, read from the kernel's own accounting "
+        "in a pass in which nothing is timed: Python with effvit, the imported runtime, the artifact's file, the "
+        "batch of images, and what calls add to that at their peak. The residual is what no line explains, such as "
+        "weights copied into another order, graphs, allocators, and what loading took for a moment; below zero, "
+        "memory does not hold all that is counted.",
+        (
+            *_NAMING,
+            Column("Python", _size("memory.python_bytes")),
+            Column("runtime", _size("memory.runtime_bytes")),
+            Column("weights", _size("memory.weights_bytes")),
+            Column("images", _size("memory.images_bytes")),
+            Column("activations", _size("memory.activations_bytes")),
+            Column("residual", _size("memory.residual_bytes")),
+            Column("peak memory", display.memory),
+        ),
+    ),
+)
