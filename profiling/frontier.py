@@ -225,7 +225,8 @@ class _Searches:
         try:
             with self.start(self.effort.timeout_s) as worker:
                 worker.hold(group.device)
-                worker.open(group.backend.name, artifact, 1, self._threads(group), self._images(group, run))
+                threads = group.threads(self.effort.threads)
+                worker.open(group.backend.name, artifact, 1, threads, self._images(group, run))
                 return self.preparation.verified(group, run, artifact, worker)
         except CellFailure as failure:
             return Refusal(failure.status, "open", failure.reason)
@@ -242,14 +243,11 @@ class _Searches:
                 if memory_bytes is not None:
                     limit_bytes = worker.limit_memory(memory_bytes)
                 memory = worker.memory(
-                    group.backend.name, artifact, batch, self._threads(group), self._images(group, run)
+                    group.backend.name, artifact, batch, group.threads(self.effort.threads), self._images(group, run)
                 )
         except CellFailure as failure:
             return Try(batch, failure.status, limit_bytes, reason=failure.reason)
         return Try(batch, "ok", limit_bytes, memory.peak_bytes)
-
-    def _threads(self, group: Group) -> int:
-        return group.device.threads or self.effort.threads
 
     def _images(self, group: Group, run: Run) -> Path:
         workload = group.workload

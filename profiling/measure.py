@@ -43,9 +43,9 @@ class Bench:
     """What every measurement of a sweep shares.
 
     `accuracies` remembers what was measured before: accuracy does not depend on the batch. `stage` is told what takes
-    a while; `start` starts a worker with a time limit in seconds. `calibration` is this machine's, None if it failed.
-    `instruments` are its energy counters. With `allow_fallback` a runtime that does something else than it was asked
-    for is measured all the same.
+    a while; `start` starts a worker with a time limit in seconds. `calibration` is that of the threads in use, None if
+    it failed; `instruments` are this machine's energy counters. With `allow_fallback` a runtime that does something
+    else than it was asked for is measured all the same.
     """
 
     effort: Effort
@@ -145,7 +145,7 @@ class _GroupMeasurement:
     def _open_one(self, contender: Contender) -> None:
         group, effort, run = self.group, self.bench.effort, contender.run
         pixels = self.bench.pixels.get(run, group.workload.height, group.workload.width, effort.eval_images)
-        threads = group.device.threads or effort.threads
+        threads = group.threads(effort.threads)
         contender.opened = opened = contender.worker.open(
             group.backend.name, contender.artifact, group.workload.batch, threads, pixels.path
         )
@@ -215,7 +215,7 @@ class _GroupMeasurement:
         with self.bench.start(effort.timeout_s) as worker:
             try:
                 worker.hold(group.device)
-                threads = group.device.threads or effort.threads
+                threads = group.threads(effort.threads)
                 contender.memory = worker.memory(
                     group.backend.name, contender.artifact, group.workload.batch, threads, pixels.path
                 )
@@ -283,7 +283,8 @@ def _result(contender: Contender, group: Group, bench: Bench, comparison: str) -
         accuracy=contender.accuracy,
         turns=state.turns,
         work=_work(artifact, group),
-        calibration=_calibration(group, bench),
+        # It is the processor's, and says nothing about an artifact bound to a GPU.
+        calibration=None if group.backend.device_bound else bench.calibration,
         energy=contender.energy,
         settings=opened.settings,
         confinement=opened.confinement,
@@ -301,10 +302,3 @@ def _work(artifact: Artifact, group: Group) -> CallWork:
     if cost.least_moved is None:
         return CallWork(images, None)
     return CallWork(images, (cost.parameters + images * cost.least_moved) * group.precision.size_bytes)
-
-
-def _calibration(group: Group, bench: Bench) -> Calibration | None:
-    """Return the machine's calibration where it is the cell's: not for a GPU, nor for a part of the processor."""
-    threads = group.device.threads or bench.effort.threads
-    known = bench.calibration
-    return None if known is None or group.backend.device_bound or known.threads != threads else known

@@ -89,10 +89,13 @@ class Group:
         """The batch of verifying and evaluating: in limited memory no larger one than was asked about."""
         return EVALUATION_BATCH if self.device.memory_bytes is None else min(EVALUATION_BATCH, self.workload.batch)
 
+    def threads(self, of_all_cores: int) -> int:
+        """Return how many threads runtimes are told to use: `of_all_cores` on a device that does not say."""
+        return self.device.threads or of_all_cores
+
     def departures(self, settings: RuntimeSettings, confinement: Confinement, threads: int) -> str:
         """Return what was not done as it was asked for, empty where all was; `threads` is for devices of all cores."""
-        asked = self.device.threads or threads
-        found = settings.departures(self.precision, asked, self.backend.providers)
+        found = settings.departures(self.precision, self.threads(threads), self.backend.providers)
         return "; ".join(found + confinement.departures(self.device))
 
     def __str__(self) -> str:

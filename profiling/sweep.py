@@ -103,6 +103,7 @@ class _Sweep:
     ) -> None:
         self.plan, self.results, self.listener, self.calibrate = plan, results, listener, calibrate
         self.counters = counters
+        self.calibrations: dict[int, Calibration | None] = {}
         self.environment = capture_environment(effort.threads)
         self.done = {outcome.cell.key: outcome for outcome in earlier}
         self.preparation = Preparation(effort, pixels, listener.stage)
@@ -115,8 +116,7 @@ class _Sweep:
         groups = self.plan.groups()
         self.listener.planned(len(groups) * len(self.plan.runs))
         if any(group.cell(run).key not in self.done for group in groups for run in self.plan.runs):
-            calibration = self.calibrate(self.environment.threads, self.listener.stage)
-            self.bench = replace(self.bench, calibration=calibration, instruments=self.counters())
+            self.bench = replace(self.bench, instruments=self.counters())
         for group in groups:
             missing = []
             for run in self.plan.runs:
@@ -138,8 +138,14 @@ class _Sweep:
             else:
                 ready.append((run, artifact))
         if ready:
-            for (run, _), result in zip(ready, measure_group(self.bench, group, ready), strict=True):
+            bench = replace(self.bench, calibration=self._calibration(group.threads(self.environment.threads)))
+            for (run, _), result in zip(ready, measure_group(bench, group, ready), strict=True):
                 self._finish(group, run, result)
+
+    def _calibration(self, threads: int) -> Calibration | None:
+        if threads not in self.calibrations:
+            self.calibrations[threads] = self.calibrate(threads, self.listener.stage)
+        return self.calibrations[threads]
 
     def _finish(self, group: Group, run: Run, result: Measured | Refusal) -> None:
         """Write the outcome of one cell."""

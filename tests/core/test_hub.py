@@ -14,18 +14,8 @@ import torch
 from huggingface_for_tests import COMMIT, PLAIN, small_vit
 from huggingface_hub import constants
 
-from effvit import hub as hub_module
 from effvit.errors import CheckpointError, UnavailableError, UsageError
 from effvit.weights import initial_model
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of an empty hub cache on a machine without network."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub_module, "_answers", lambda _url: False)
-    return tmp_path / "hub"
 
 
 def cached(hub: Path, **choices: Any) -> Path:

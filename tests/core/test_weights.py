@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from huggingface_hub import constants
 from models_for_tests import finished_run, images_of, logits_of, model_of, record_of
 from safetensors.torch import save_file
 
@@ -21,15 +20,6 @@ from effvit.weights import Architecture, initial_model
 PLAIN = Architecture("test_vit", 10, (Swap("softmax"),), resolution=(64, 64))
 LINFORMER = replace(PLAIN, swaps=(Swap("linformer"),))
 COMPRESSIONS = tuple(f"blocks.{block}.attn.compression" for block in range(6))
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of an empty hub cache on a machine without network."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub_module, "_answers", lambda _url: False)
-    return tmp_path / "hub"
 
 
 def test_auto_falls_back_to_random_weights_and_says_so(hub: Path) -> None:

@@ -17,13 +17,14 @@ from typing import Literal
 import fakes
 import pytest
 from outcomes import CALIBRATION
+from sweep_program import QUICK
 from untrained_runs import make_run
 
 from effvit.errors import BackendUnavailableError, CheckpointError, DataError, UnknownNameError, UsageError
 from effvit.export.base import backends
 from effvit.profiling.confinement import Confinement
 from effvit.profiling.devices import CPU, Device
-from effvit.profiling.disturbance import PROC_STAT, Tolerance
+from effvit.profiling.disturbance import PROC_STAT
 from effvit.profiling.energy import MEASURED_S, Instruments
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan, available_backends
@@ -32,22 +33,6 @@ from effvit.profiling.results import append, read
 from effvit.profiling.sweep import run_sweep
 from effvit.run import Run
 from effvit.spec import Precision
-
-# Whatever goes on beside the tests: these are about what becomes of cells, not about their numbers.
-ANYTHING = Tolerance(steal=math.inf, others=math.inf, idle=0, clock=0)
-QUICK = Effort(
-    threads=1,
-    rounds=3,
-    samples=3,
-    least_s=0,
-    most_s=5,
-    warmup_s=0,
-    timeout_s=60,
-    eval_images=40,
-    verify_images=16,
-    max_noise=math.inf,
-    tolerance=ANYTHING,
-)
 
 
 class Meter:
@@ -291,7 +276,7 @@ def test_a_cell_that_stays_disturbed_is_unstable_and_keeps_its_numbers(
 ) -> None:
     results, log = tmp_path / "results.jsonl", Log()
     # Less than nothing is tolerated, so that every round is disturbed.
-    effort = replace(QUICK, rounds=2, tolerance=replace(ANYTHING, steal=-math.inf))
+    effort = replace(QUICK, rounds=2, tolerance=replace(QUICK.tolerance, steal=-math.inf))
     if not PROC_STAT.exists():
         pytest.skip("steal is read from /proc/stat")
     (outcome,) = sweep(plan(runs[:1]), results, pixels, log, effort=effort)
