@@ -27,6 +27,7 @@ from effvit.cli.options import (
 )
 from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
 from effvit.errors import CellsFailedError, FallbackError
+from effvit.interruption import advising, same_command
 from effvit.spec import BASELINE
 
 if TYPE_CHECKING:
@@ -140,7 +141,11 @@ def profile(
         show_largest_batches(plan, effort, bounds, out or runs / "frontier.jsonl", json=json)
         return
     results = out or runs / "results.jsonl"
-    with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
+    with (
+        advising(same_command),
+        progress_bars() as progress,
+        PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels,
+    ):
         display = SweepDisplay(progress)
         outcomes = run_sweep(
             plan, effort, results, pixels, display, retry_failed=retry_failed, allow_fallback=allow_fallback

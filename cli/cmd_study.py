@@ -22,6 +22,7 @@ from effvit.cli.options import (
 )
 from effvit.cli.output import CountingBar, progress_bars, say
 from effvit.errors import UsageError
+from effvit.interruption import advising, same_command
 from effvit.mix import parse_mix
 from effvit.spec import BASELINE
 
@@ -134,7 +135,7 @@ def study(
         eval_images=eval_images,
         max_noise=max_noise / 100,
     )
-    with progress_bars() as progress:
+    with advising(same_command), progress_bars() as progress:
         display, sweeping = StudyDisplay(progress), SweepDisplay(progress)
 
         def begin_sweep() -> SweepDisplay:

@@ -21,6 +21,7 @@ import effvit
 from effvit.accuracy import Accuracy
 from effvit.export.base import Artifact
 from effvit.export.settings import RuntimeSettings
+from effvit.interruption import uninterrupted
 from effvit.profiling.confinement import BY_CGROUP, BY_RLIMIT, Confinement, MemoryGroup, memory_group
 from effvit.profiling.devices import CPU, Device, memory_text
 from effvit.profiling.records import HostMemory, Status
@@ -145,13 +146,14 @@ class IsolatedWorker:
 
     def close(self) -> None:
         """End the process, and everything it started."""
-        self.hang_up()
-        if self._process.poll() is None:
-            self._kill()
-        self._process.wait()
-        if self._group is not None:
-            self._group.close()
-        os.close(self._answers)
+        with uninterrupted():
+            self.hang_up()
+            if self._process.poll() is None:
+                self._kill()
+            self._process.wait()
+            if self._group is not None:
+                self._group.close()
+            os.close(self._answers)
 
     def _limited(self, device: Device) -> str | None:
         """Take `device` for this worker's, and return what limits its memory from outside, if anything does."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from effvit.environment import capture_environment
 from effvit.export.base import Artifact
+from effvit.interruption import uninterrupted
 from effvit.profiling.calibration import calibrated
 from effvit.profiling.energy import Instruments, instruments
 from effvit.profiling.isolate import IsolatedWorker
@@ -134,13 +135,17 @@ class _Sweep:
         for run in runs:
             artifact = self.preparation.artifact(group, run)
             if isinstance(artifact, Refusal):
-                self._finish(group, run, artifact)
+                with uninterrupted():
+                    self._finish(group, run, artifact)
             else:
                 ready.append((run, artifact))
         if ready:
             bench = replace(self.bench, calibration=self._calibration(group.threads(self.environment.threads)))
-            for (run, _), result in zip(ready, measure_group(bench, group, ready), strict=True):
-                self._finish(group, run, result)
+            results = measure_group(bench, group, ready)
+            # All of them or none: their ratios need rounds in common.
+            with uninterrupted():
+                for (run, _), result in zip(ready, results, strict=True):
+                    self._finish(group, run, result)
 
     def _calibration(self, threads: int) -> Calibration | None:
         if threads not in self.calibrations:

@@ -143,6 +143,11 @@ def hang(artifact: Artifact, threads: int) -> Session:
     raise AssertionError
 
 
+def hang_at_import() -> str | None:
+    time.sleep(3600)
+    raise AssertionError
+
+
 def eat_memory(artifact: Artifact, threads: int) -> Session:
     raise MemoryError
 
@@ -166,6 +171,7 @@ def fakes() -> dict[str, Backend]:
         fake("crashing", open=crash),
         fake("killed", open=killed),
         fake("hanging", open=hang),
+        fake("hanging-import", unavailable=hang_at_import),
         fake("hungry", open=eat_memory),
         fake("leaving", open=leave),
         fake("lying", open=lambda artifact, threads: Lying(opened(artifact, threads))),
