@@ -165,7 +165,7 @@ class _Sweep:
             evidence=result.evidence if isinstance(result, Measured) else None,
             stage=stage,
             reason=reason,
-            notes=_notes(run, group.workload),
+            notes=_notes(run, group.workload, result),
         )
         append(self.results, outcome)
         self.done[outcome.cell.key] = outcome
@@ -182,10 +182,12 @@ class _Sweep:
         return ("unstable", "measure", result.unstable) if result.unstable else ("ok", None, "")
 
 
-def _notes(run: Run, workload: Workload) -> tuple[str, ...]:
+def _notes(run: Run, workload: Workload, result: Measured | Refusal) -> tuple[str, ...]:
     trained = run.record.spec.trained
     notes = list(run.record.warnings)
     if trained != (workload.height, workload.width):
         size = Workload(1, *trained).resolution
         notes.append(f"trained at {size} px; the position embedding was resampled without further training")
+    if isinstance(result, Measured) and result.evidence.reopened:
+        notes.append("memory did not hold all that was compared at once: opened anew for every round")
     return tuple(notes)
