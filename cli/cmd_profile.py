@@ -12,6 +12,7 @@ from effvit.cli.options import (
     DEFAULT_RUNS,
     AttentionsOption,
     DevicesOption,
+    FallbackOption,
     JsonOption,
     NoiseOption,
     ResolutionsOption,
@@ -63,9 +64,7 @@ def profile(
     warmup_ms: Annotated[
         float, typer.Option("--warmup-ms", metavar="MS", help="untimed milliseconds before every round")
     ] = 100.0,
-    allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="measure runtimes that do something else than asked, and say so")
-    ] = False,
+    allow_fallback: FallbackOption = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="measure cells again that failed or were unstable before")
     ] = False,
