@@ -8,6 +8,7 @@ import typer
 
 from effvit.cli.options import (
     DEFAULT_RUNS,
+    FallbackOption,
     JsonOption,
     ResolutionsOption,
     RunArguments,
@@ -16,7 +17,7 @@ from effvit.cli.options import (
     precisions_from_text,
     resolutions_from_text,
 )
-from effvit.cli.output import CountingBar, progress_bars, show, write_json
+from effvit.cli.output import CountingBar, progress_bars, show, warn, write_json
 from effvit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,11 +32,15 @@ def evaluate(
     eval_images: Annotated[
         int, typer.Option(metavar="N", min=0, help="held-out images, evenly over the classes; 0 is all of them")
     ] = 0,
+    allow_fallback: FallbackOption = False,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
 ) -> None:
-    """Measure top-1, top-5 and class-balanced accuracy on the held-out images, through any backend."""
+    """Measure top-1, top-5 and class-balanced accuracy on the held-out images, through any backend.
+
+    A runtime that does something else than it was asked for, such as computing in another type, ends with exit code 4.
+    """
     kind, *others = precisions_from_text(precision)
     if others:
         raise UsageError(
@@ -45,13 +50,14 @@ def evaluate(
 
     from effvit.environment import usable_cores
     from effvit.export.base import Source, pick_backend
-    from effvit.export.build import artifact_accuracy, verified_artifact
+    from effvit.export.build import artifact_accuracy, refuse, verified_artifact
     from effvit.profiling.pixels import PixelStore
     from effvit.run import resolve_runs
 
     chosen = pick_backend(backend)
     chosen.require(kind)
     rows: list[tuple[str, str, Accuracy]] = []
+    fallbacks: list[str | None] = []
     count = threads or usable_cores()
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         for one in resolve_runs(runs, run or [], []):
@@ -59,12 +65,28 @@ def evaluate(
                 source = Source(one, height, width, kind)
                 images = pixels.get(one, height, width, eval_images)
                 artifact = verified_artifact(source, chosen, pixels.get(one, height, width, 64).path, count)
-                accuracy = artifact_accuracy(artifact, chosen, images.path, images.labels, images.of_images, count)
+                fallen: list[str] = []
+                accuracy = artifact_accuracy(
+                    artifact,
+                    chosen,
+                    images.path,
+                    images.labels,
+                    images.of_images,
+                    count,
+                    fallback=fallen.append if allow_fallback else refuse,
+                )
+                for text in fallen:
+                    warn(text)
+                fallbacks.append("; ".join(fallen) or None)
                 rows.append((one.name, f"{height}x{width}", accuracy))
     if json:
         import msgspec
 
-        write_json(msgspec.json.encode([{"run": name, "px": size, "accuracy": value} for name, size, value in rows]))
+        facts = [
+            {"run": name, "px": size, "accuracy": value, "fallback": fallback}
+            for (name, size, value), fallback in zip(rows, fallbacks, strict=True)
+        ]
+        write_json(msgspec.json.encode(facts))
         return
     from effvit.cli.render import accuracy_table
 

@@ -9,6 +9,7 @@ import typer
 from effvit.cli.options import (
     DEFAULT_RUNS,
     AttentionsOption,
+    FallbackOption,
     JsonOption,
     ResolutionsOption,
     RunArguments,
@@ -18,13 +19,13 @@ from effvit.cli.options import (
     precisions_from_text,
     resolutions_from_text,
 )
-from effvit.cli.output import CountingBar, progress_bars, say, show, write_json
+from effvit.cli.output import CountingBar, progress_bars, say, show, warn, write_json
 from effvit.errors import BackendUnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from effvit.export.base import Artifact, Backend
+    from effvit.export.base import Artifact, Backend, Source
+    from effvit.export.build import Fallback
     from effvit.profiling.pixels import PixelStore
-    from effvit.run import Run
     from effvit.spec import Precision
 
 
@@ -39,13 +40,16 @@ def export(
     verify_images: Annotated[
         int, typer.Option(metavar="N", min=1, help="held-out images to compare with PyTorch on")
     ] = 64,
+    allow_fallback: FallbackOption = False,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
 ) -> None:
     """Write artifacts of a run, each compared with the PyTorch model on real held-out images.
 
-    There is one graph for every resolution and precision; the batch is free. Artifacts made before are found again.
+    There is one graph for every resolution and precision; the batch is free. Artifacts made before are found again. A
+    runtime that does something else than it was asked for, such as computing in another type, ends with exit code 4;
+    the graphs that engines are made from are not judged by that, only by what they return.
     """
     graphs = precisions_from_text(onnx) if onnx is not None else []
     engines = precisions_from_text(trt) if trt is not None else []
@@ -54,26 +58,28 @@ def export(
     sizes = resolutions_from_text(res) if res is not None else None
 
     from effvit.environment import usable_cores
-    from effvit.export.base import pick_backend
+    from effvit.export.base import Source, pick_backend
+    from effvit.export.build import refuse
     from effvit.profiling.pixels import PixelStore
     from effvit.run import resolve_runs
 
     graph_backend, engine_backend = pick_backend("ort-cpu"), pick_backend("tensorrt")
     missing = engine_backend.unavailable() if engines else None
     chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
-    wanted = [(graph_backend, precision) for precision in dict.fromkeys([*graphs, *engines])]
-    wanted += [(engine_backend, precision) for precision in engines if missing is None]
+    fallback = warn if allow_fallback else refuse
+    wanted: list[tuple[Backend, Precision, Fallback | None]] = [
+        (graph_backend, precision, fallback if precision in graphs else None)
+        for precision in dict.fromkeys([*graphs, *engines])
+    ]
+    wanted += [(engine_backend, precision, fallback) for precision in engines if missing is None]
     made: list[Artifact] = []
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         for one in chosen:
             for height, width in sizes or [one.record.spec.trained]:
-                for backend, precision in wanted:
+                for backend, precision, judge in wanted:
                     say(f"exporting {one.name} at {height} x {width} px, {precision}, {backend.format}")
-                    made.append(
-                        _export(
-                            one, (height, width), precision, backend, pixels, verify_images, threads or usable_cores()
-                        )
-                    )
+                    source = Source(one, height, width, precision)
+                    made.append(_export(source, backend, pixels, verify_images, threads or usable_cores(), judge))
     if json:
         import msgspec
 
@@ -89,19 +95,17 @@ def export(
 
 
 def _export(
-    run: Run,
-    resolution: tuple[int, int],
-    precision: Precision,
+    source: Source,
     backend: Backend,
     pixels: PixelStore,
     verify_images: int,
     threads: int,
+    fallback: Fallback | None,
 ) -> Artifact:
     from effvit.backbone import check_resolution
-    from effvit.export.base import Source
     from effvit.export.build import verified_artifact
 
-    spec = run.record.spec
+    spec, resolution, precision = source.run.record.spec, (source.height, source.width), source.precision
     check_resolution(spec.backbone, resolution, spec.patch or 1)
     if backend.unavailable() is None and precision not in backend.precisions:
         raise UsageError(
@@ -109,5 +113,5 @@ def _export(
             f"choose one of: {', '.join(sorted(backend.precisions))}",
         )
     backend.require(precision)
-    images = pixels.get(run, *resolution, verify_images)
-    return verified_artifact(Source(run, *resolution, precision), backend, images.path, threads)
+    images = pixels.get(source.run, *resolution, verify_images)
+    return verified_artifact(source, backend, images.path, threads, fallback)

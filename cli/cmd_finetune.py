@@ -17,6 +17,7 @@ from effvit.cli.options import (
 )
 from effvit.cli.output import CountingBar, hint, progress_bars, say, write_json
 from effvit.errors import UsageError
+from effvit.interruption import advising
 from effvit.mix import parse_blocks, parse_mix
 from effvit.spec import BASELINE
 
@@ -159,7 +160,9 @@ def finetune(
             data, skip_corrupt=skip_corrupt, progress=CountingBar(progress, "checking images", "checked")
         )
         warn_of_skipped(images)
-        run = run_finetuning(request, images, out=runs, name=name, listener=TrainingDisplay(progress))
+        display = TrainingDisplay(progress)
+        with advising(display.left):
+            run = run_finetuning(request, images, out=runs, name=name, listener=display)
     if json:
         import msgspec
 

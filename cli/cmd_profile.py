@@ -12,6 +12,7 @@ from effvit.cli.options import (
     DEFAULT_RUNS,
     AttentionsOption,
     DevicesOption,
+    FallbackOption,
     JsonOption,
     NoiseOption,
     ResolutionsOption,
@@ -27,6 +28,7 @@ from effvit.cli.options import (
 )
 from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
 from effvit.errors import CellsFailedError, FallbackError
+from effvit.interruption import advising, same_command
 from effvit.spec import BASELINE
 
 if TYPE_CHECKING:
@@ -62,9 +64,7 @@ def profile(
     warmup_ms: Annotated[
         float, typer.Option("--warmup-ms", metavar="MS", help="untimed milliseconds before every round")
     ] = 100.0,
-    allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="measure runtimes that do something else than asked, and say so")
-    ] = False,
+    allow_fallback: FallbackOption = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="measure cells again that failed or were unstable before")
     ] = False,
@@ -140,7 +140,11 @@ def profile(
         show_largest_batches(plan, effort, bounds, out or runs / "frontier.jsonl", json=json)
         return
     results = out or runs / "results.jsonl"
-    with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
+    with (
+        advising(same_command),
+        progress_bars() as progress,
+        PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels,
+    ):
         display = SweepDisplay(progress)
         outcomes = run_sweep(
             plan, effort, results, pixels, display, retry_failed=retry_failed, allow_fallback=allow_fallback

@@ -9,6 +9,7 @@ import typer
 
 from effvit.cli.cmd_profile import raise_if_unfinished, show_outcomes
 from effvit.cli.options import (
+    DevicesOption,
     JsonOption,
     NoiseOption,
     ResolutionsOption,
@@ -16,12 +17,14 @@ from effvit.cli.options import (
     ThreadsOption,
     attentions_from_text,
     batches_from_text,
+    devices_from_texts,
     names_from_text,
     precisions_from_text,
     resolutions_from_text,
 )
 from effvit.cli.output import CountingBar, progress_bars, say
 from effvit.errors import UsageError
+from effvit.interruption import advising, same_command
 from effvit.mix import parse_mix
 from effvit.spec import BASELINE
 
@@ -70,6 +73,7 @@ def study(
             metavar="NAME,...", help="runtimes [default: all here that run exported artifacts]", show_default=False
         ),
     ] = None,
+    device: DevicesOption = None,
     max_noise: NoiseOption = 2.0,
     eval_images: Annotated[int, typer.Option(metavar="N", min=0, help="held-out images for accuracy; 0 is all")] = 500,
     threads: ThreadsOption = None,
@@ -87,6 +91,7 @@ def study(
     sizes = resolutions_from_text(res) if res is not None else None
     trained = resolutions_from_text(train_res) if train_res is not None else [None]
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
+    devices = devices_from_texts(device, None)  # those that do not say their threads have the effort's
     if len(trained) > 1:
         raise UsageError(f"a study trains at one size, not at {train_res}", "use one study for each size")
 
@@ -125,6 +130,7 @@ def study(
         precisions=tuple(precisions),
         backends=tuple(names_from_text(backend)) or exported_backends(),
         transfer_epochs=transfer_epochs,
+        devices=tuple(devices),
     )
     folder = out or Path("studies") / (Path(images.name).name or "data")
     effort = Effort(
@@ -134,7 +140,7 @@ def study(
         eval_images=eval_images,
         max_noise=max_noise / 100,
     )
-    with progress_bars() as progress:
+    with advising(same_command), progress_bars() as progress:
         display, sweeping = StudyDisplay(progress), SweepDisplay(progress)
 
         def begin_sweep() -> SweepDisplay:

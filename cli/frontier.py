@@ -11,6 +11,7 @@ import msgspec
 from effvit.cli.output import CountingBar, progress_bars, say, show, write_json
 from effvit.cli.render import batches_table
 from effvit.errors import CellsFailedError
+from effvit.interruption import advising, same_command
 from effvit.profiling.frontier import Bounds, Frontier, find_frontiers
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan
@@ -45,7 +46,11 @@ def show_largest_batches(plan: Plan, effort: Effort, bounds: Bounds, results: Pa
         CellsFailedError: A search ended otherwise than by want of memory or at a bound.
         EffvitError: Any of the tree in errors.py.
     """
-    with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
+    with (
+        advising(same_command),
+        progress_bars() as progress,
+        PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels,
+    ):
         found = find_frontiers(plan, effort, bounds, results, pixels, SearchDisplay(progress))
     if json:
         write_json(msgspec.json.encode(found))

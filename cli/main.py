@@ -22,6 +22,7 @@ from effvit.cli import (
 )
 from effvit.cli.output import discard_stdout, report_error, say, write
 from effvit.errors import EffvitError, UsageError
+from effvit.interruption import second_ends_at_once
 
 INTERRUPTED = 130
 
@@ -69,19 +70,27 @@ app.command("study", short_help="all of it, for all variants, under equal condit
 
 
 def main() -> None:
-    """Run the command line; errors a user can cause end in one sentence and their exit code."""
+    """Run the command line; errors a user can cause end in one sentence and their exit code.
+
+    So does the first Ctrl-C. A second one ends the process, with which its workers end.
+    """
+    with second_ends_at_once():
+        code = _exit_code(sys.argv[1:] or ["--help"])
+    sys.exit(code)
+
+
+def _exit_code(arguments: Sequence[str]) -> int:
     try:
-        code = _run(sys.argv[1:] or ["--help"])
+        return _run(arguments)
     except EffvitError as error:
         report_error(error)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        say("interrupted; what was finished is on disk")
-        code = INTERRUPTED
+        return error.exit_code
+    except KeyboardInterrupt as interruption:
+        say(str(interruption) or "interrupted; what was finished is on disk")
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as in `effvit list models | head`
         discard_stdout()
-        code = 0
-    sys.exit(code)
+        return 0
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -32,6 +32,10 @@ RunArguments = Annotated[
 AttentionsOption = Annotated[
     str | None, typer.Option("--attn", metavar="NAME,...", help="take the newest run of each of these variants")
 ]
+FallbackOption = Annotated[
+    bool,
+    typer.Option("--allow-fallback", help="take runtimes that do something else than they were asked for, and say so"),
+]
 NoiseOption = Annotated[
     float,
     typer.Option("--max-noise", metavar="PERCENT", help="half-width of the median's 95 % interval to measure down to"),

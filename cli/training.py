@@ -20,6 +20,17 @@ class TrainingDisplay(Listener):
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("starting", total=None, detail="")
+        self._run: Run | None = None
+        self._epochs = 0
+
+    def left(self) -> str:
+        """Return what there is of the run now, and how to go on: the end of a sentence."""
+        if self._run is None:
+            return "training had not begun"
+        if not self._epochs:
+            return f"no epoch was finished: remove {self._run.folder} and start again"
+        epochs = f"{self._epochs} epoch{'s' if self._epochs > 1 else ''} of {self._run.record.recipe.epochs}"
+        return f"{self._run.folder} keeps the best of {epochs}: measure it with `effvit profile {self._run.name}`"
 
     def close(self) -> None:
         """Take the bar away; the lines of the epochs stay."""
@@ -29,7 +40,7 @@ class TrainingDisplay(Listener):
         warn(text)
 
     def begin(self, run: Run) -> None:
-        record = run.record
+        self._run, record = run, run.record
         height, width = record.spec.trained
         say(
             f"{record.spec.backbone} with {record.spec.attention} attention at {height} x {width} px, "
@@ -65,6 +76,7 @@ class TrainingDisplay(Listener):
         self._advance(step, "epoch", f"loss {step.loss:.3f}{top1}")
 
     def epoch(self, record: EpochRecord) -> None:
+        self._epochs = record.epoch
         top5 = "" if record.top5 is None else f", top-5 {record.top5:.1%}"
         memory = "" if record.host_peak_bytes is None else f", peak memory {record.host_peak_bytes / 2**20:.0f} MiB"
         say(

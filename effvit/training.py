@@ -20,6 +20,7 @@ from effvit.checkpoint import save_weights
 from effvit.data.base import ImageData
 from effvit.evaluate import count_correct, merge
 from effvit.images import EvaluationBatches
+from effvit.interruption import uninterrupted
 from effvit.memory import forget_peak, resident_memory
 from effvit.optimisation import Epoch, Guard, Optimisation, Step, cosine_schedule, mixed_precision, training_batches
 from effvit.preprocessing import Preprocessing, normalise
@@ -144,13 +145,14 @@ class _Trainer:
                 index, self.recipe.epochs, self.batches, self._loss, on_step, None if best is None else best.top1
             )
             record = self._validated(index, epoch)
-            if best is None or record.top1 > best.top1:
-                best = record
-                save_weights(self.folder / WEIGHTS, self.model)
-                self.progress.best(best)
-            save_weights(self.folder / LAST, self.model)
-            self.progress.run.append_epoch(record)
-            on_epoch(record)
+            with uninterrupted():  # run.json holds the hash of the weights
+                if best is None or record.top1 > best.top1:
+                    best = record
+                    save_weights(self.folder / WEIGHTS, self.model)
+                    self.progress.best(best)
+                save_weights(self.folder / LAST, self.model)
+                self.progress.run.append_epoch(record)
+                on_epoch(record)
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         if self.mixup is not None:

@@ -21,6 +21,8 @@ import effvit
 from effvit.accuracy import Accuracy
 from effvit.export.base import Artifact
 from effvit.export.settings import RuntimeSettings
+from effvit.interruption import uninterrupted
+from effvit.memory import ResidentMemory, resident_memory_of
 from effvit.profiling.confinement import BY_CGROUP, BY_RLIMIT, Confinement, MemoryGroup, memory_group
 from effvit.profiling.devices import CPU, Device, memory_text
 from effvit.profiling.records import HostMemory, Status
@@ -30,12 +32,16 @@ WORKER = (sys.executable, "-m", "effvit.profiling.worker")
 
 
 class CellFailure(Exception):  # noqa: N818  # not an error of the program: it becomes a row
-    """A worker could not do what it was asked; `status` and `reason` go into the outcome."""
+    """A worker could not do what it was asked; `status` and `reason` go into the outcome.
 
-    def __init__(self, status: Status, reason: str) -> None:
+    `crowded` says that memory ran out and others may have had it: the worker met no limit of its own.
+    """
+
+    def __init__(self, status: Status, reason: str, *, crowded: bool = False) -> None:
         super().__init__(reason)
         self.status: Status = status
         self.reason = reason
+        self.crowded = crowded
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,10 @@ class IsolatedWorker:
         )
         return msgspec.convert(result, HostMemory)
 
+    def resident(self) -> ResidentMemory:
+        """Return the memory of the process now, read from outside."""
+        return resident_memory_of(self.pid)
+
     def limit_memory(self, memory_bytes: int) -> int:
         """Let the worker take no more than so much data, or what it was limited to before; return the limit."""
         limit: int = self._call("limit_memory", memory_bytes=memory_bytes)["memory_bytes"]
@@ -145,13 +155,14 @@ class IsolatedWorker:
 
     def close(self) -> None:
         """End the process, and everything it started."""
-        self.hang_up()
-        if self._process.poll() is None:
-            self._kill()
-        self._process.wait()
-        if self._group is not None:
-            self._group.close()
-        os.close(self._answers)
+        with uninterrupted():
+            self.hang_up()
+            if self._process.poll() is None:
+                self._kill()
+            self._process.wait()
+            if self._group is not None:
+                self._group.close()
+            os.close(self._answers)
 
     def _limited(self, device: Device) -> str | None:
         """Take `device` for this worker's, and return what limits its memory from outside, if anything does."""
@@ -186,7 +197,8 @@ class IsolatedWorker:
         answer = json.loads(line)
         if "error" in answer:
             status, message = answer["error"]["status"], answer["error"]["message"]
-            raise CellFailure(status, message + self._limit() if status == "oom" else message)
+            crowded = status == "oom" and self._device.memory_bytes is None
+            raise CellFailure(status, message + self._limit() if status == "oom" else message, crowded=crowded)
         result: dict[str, Any] = answer["result"]
         return result
 
@@ -206,7 +218,8 @@ class IsolatedWorker:
         code = self._process.wait()
         if code == -signal.SIGKILL:
             # We did not send it, so the kernel did; on Linux that is the out-of-memory killer.
-            return CellFailure("oom", f"killed by the kernel, which does that when memory runs out{self._limit()}")
+            reason = f"killed by the kernel, which does that when memory runs out{self._limit()}"
+            return CellFailure("oom", reason, crowded=self._group is None)
         if code < 0:
             # Where memory is refused, few runtimes look whether they got it.
             refused = self._device.memory_bytes is not None and self._group is None

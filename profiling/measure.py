@@ -1,10 +1,11 @@
-"""Measures cells beside each other: one worker each, in interleaved rounds, then accuracy through the same worker."""
+"""Measures cells beside each other: in interleaved rounds, each in a worker of its own, then their accuracy."""
 
 from __future__ import annotations
 
 import math
 import random
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from effvit.accuracy import Accuracy
-from effvit.errors import FallbackError, MismatchError
+from effvit.errors import FallbackError
 from effvit.export.base import Artifact
+from effvit.memory import available_bytes
+from effvit.profiling.contender import Contender, Crowded, taking_part
 from effvit.profiling.energy import MEASURED_S, NO_INSTRUMENTS, Instruments, measure_energy
 from effvit.profiling.isolate import CellFailure, IsolatedWorker, Opened
-from effvit.profiling.pixels import PixelStore
+from effvit.profiling.pixels import Pixels, PixelStore
 from effvit.profiling.plan import Effort, Group
 from effvit.profiling.preparation import Preparation, Refusal
 from effvit.profiling.records import (
@@ -30,10 +33,10 @@ from effvit.profiling.records import (
     Stage,
     Throughput,
 )
-from effvit.profiling.stopping import Standing, standing
+from effvit.profiling.stopping import standing
 from effvit.profiling.timer import Round
 from effvit.run import Run
-from effvit.spec import BASELINE, Precision
+from effvit.spec import Precision
 
 AccuracyKey = tuple[str, str, Precision, int, int]
 
@@ -45,7 +48,8 @@ class Bench:
     `accuracies` remembers what was measured before: accuracy does not depend on the batch. `stage` is told what takes
     a while; `start` starts a worker with a time limit in seconds. `calibration` is that of the threads in use, None if
     it failed; `instruments` are this machine's energy counters. With `allow_fallback` a runtime that does something
-    else than it was asked for is measured all the same.
+    else than it was asked for is measured all the same. `room` returns the bytes that new processes can take, None
+    where nobody tells.
     """
 
     effort: Effort
@@ -57,37 +61,7 @@ class Bench:
     calibration: Calibration | None = None
     instruments: Instruments = NO_INSTRUMENTS
     allow_fallback: bool = False
-
-
-class Contender:
-    """One run among those measured together: its worker, and what was measured so far or why it dropped out."""
-
-    def __init__(self, run: Run, artifact: Artifact, worker: IsolatedWorker) -> None:
-        self.run, self.artifact, self.worker = run, artifact, worker
-        self.opened: Opened | None = None
-        self.memory: HostMemory | None = None
-        self.rounds: list[tuple[int, Round]] = []
-        self.standing: Standing | None = None
-        self.accuracy: Accuracy | None = None
-        self.energy: Energy | None = None
-        self.refusal: Refusal | None = None
-
-    @property
-    def is_baseline(self) -> bool:
-        return self.run.record.spec.attention == BASELINE
-
-    def attempt(self, stage: Stage, work: Callable[[], None]) -> None:
-        """Do `work` unless this contender dropped out; a failing worker makes it drop out, and the others go on."""
-        if self.refusal is not None:
-            return
-        try:
-            work()
-        except CellFailure as failure:
-            self.refusal = Refusal(failure.status, stage, failure.reason)
-        except MismatchError as error:
-            self.refusal = Refusal("failed", "verify", error.message)
-        except FallbackError as error:
-            self.refusal = Refusal("fallback", "open", error.message)
+    room: Callable[[], int | None] = available_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,54 +79,71 @@ def measure_group(bench: Bench, group: Group, artifacts: Sequence[tuple[Run, Art
         DataError: The images are gone, or not the same any more.
         StorageError: The disk is full.
     """
-    measurement = _GroupMeasurement(bench, group)
-    with ExitStack() as stack:
-        contenders = [
-            Contender(run, artifact, stack.enter_context(bench.start(bench.effort.timeout_s)))
-            for run, artifact in artifacts
-        ]
-        measurement.carry_out(contenders)
+    contenders = [Contender(run, artifact) for run, artifact in artifacts]
+    reopened = _carry_out(bench, group, contenders)
     for contender in contenders:
-        measurement.weigh(contender)
+        _weigh(bench, group, contender)
     comparison = uuid.uuid4().hex[:12]
-    return [_result(contender, group, bench, comparison) for contender in contenders]
+    return [_result(contender, group, bench, comparison, reopened) for contender in contenders]
+
+
+def _carry_out(bench: Bench, group: Group, contenders: Sequence[Contender]) -> bool:
+    """Measure all contenders, with all of them open if memory allows that; return whether it did not."""
+    while True:
+        left = [one for one in contenders if one.refusal is None]
+        try:
+            _Together(bench, group).carry_out(left)
+        except Crowded as crowded:
+            apart = _Apart(bench, group)
+            # Whoever does not even fit alone drops out, and the others may have room without it.
+            if crowded.victim is None or apart.opens(crowded.victim):
+                bench.stage(f"memory does not hold all at once, each is opened anew for its turn: {group}")
+                apart.carry_out(left)
+                return True
+        else:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
-class _GroupMeasurement:
+class _GroupMeasurement(ABC):
     bench: Bench
     group: Group
     order: random.Random = field(default_factory=random.Random)
 
+    @abstractmethod
     def carry_out(self, contenders: Sequence[Contender]) -> None:
-        self._open(contenders)
+        """Measure those who did not drop out, from their first round on."""
+
+    @abstractmethod
+    def _in_worker(self, contender: Contender, work: Callable[[Contender], None]) -> None:
+        """Do `work` while the contender's worker is there and, once it was opened, has the artifact open."""
+
+    def _turn(self, contender: Contender, stage: Stage, work: Callable[[Contender], None]) -> None:
+        contender.attempt(stage, partial(self._in_worker, contender, work))
+
+    def _measure(self, contenders: Sequence[Contender]) -> None:
+        """Measure contenders that were opened."""
         self._time(contenders)
         for contender in contenders:
-            contender.attempt("accuracy", partial(self._evaluate, contender))
+            self._evaluate(contender)
         for contender in contenders:
             self._meter(contender)
 
-    def _open(self, contenders: Sequence[Contender]) -> None:
-        self.bench.stage(f"opening {self.group}")
-        for contender in contenders:
-            contender.attempt("open", partial(contender.worker.prepare, self.group.backend.name, self.group.device))
-        for contender in contenders:
-            contender.attempt("open", contender.worker.ready)
-        # One after the other, with every runtime imported and idle: loading and the first launch are timed.
-        for contender in contenders:
-            contender.attempt("open", partial(self._open_one, contender))
-
-    def _open_one(self, contender: Contender) -> None:
-        group, effort, run = self.group, self.bench.effort, contender.run
-        pixels = self.bench.pixels.get(run, group.workload.height, group.workload.width, effort.eval_images)
-        threads = group.threads(effort.threads)
-        contender.opened = opened = contender.worker.open(
-            group.backend.name, contender.artifact, group.workload.batch, threads, pixels.path
-        )
+    def _open(self, contender: Contender) -> None:
+        """Open the artifact and verify it."""
+        group, effort = self.group, self.bench.effort
+        opened = self._load(contender)
         departures = group.departures(opened.settings, opened.confinement, effort.threads)
         if departures and not self.bench.allow_fallback:
             raise FallbackError(departures, "ask for what the runtime can do, or take it as it is: --allow-fallback")
-        contender.artifact = self.bench.preparation.verified(group, run, contender.artifact, contender.worker)
+        contender.artifact = self.bench.preparation.verified(group, contender.run, contender.artifact, contender.worker)
+        contender.opened = opened
+
+    def _load(self, contender: Contender) -> Opened:
+        group = self.group
+        pixels = _pixels(self.bench, group, contender)
+        threads = group.threads(self.bench.effort.threads)
+        return contender.worker.open(group.backend.name, contender.artifact, group.workload.batch, threads, pixels.path)
 
     def _time(self, contenders: Sequence[Contender]) -> None:
         least = self.bench.effort.rounds
@@ -160,10 +151,10 @@ class _GroupMeasurement:
         while turns := taking_part(contenders, least):
             self.bench.stage(f"round {number + 1}, at least {least}: {self.group}")
             for contender in self.order.sample(turns, len(turns)):
-                contender.attempt("measure", partial(self._time_one, contender, number))
+                self._turn(contender, "measure", partial(self._time_one, number))
             number += 1
 
-    def _time_one(self, contender: Contender, number: int) -> None:
+    def _time_one(self, number: int, contender: Contender) -> None:
         effort = self.bench.effort
         measured = contender.worker.round(
             samples=math.ceil(effort.samples / effort.rounds),
@@ -175,80 +166,133 @@ class _GroupMeasurement:
         contender.standing = standing(contender.rounds, effort)
 
     def _evaluate(self, contender: Contender) -> None:
-        group, run = self.group, contender.run
-        pixels = self.bench.pixels.get(run, group.workload.height, group.workload.width, self.bench.effort.eval_images)
-        cell = group.cell(run)
-        # A checkpoint is the artifact of every resolution and type PyTorch runs it in, so the hash alone does not do.
-        workload = cell.workload
-        key = (contender.artifact.sha256, cell.backend, cell.precision, workload.height, workload.width)
-        known = self.bench.accuracies.get(key)
+        if contender.refusal is not None:
+            return
+        pixels = _pixels(self.bench, self.group, contender)
+        known = self.bench.accuracies.get(self._accuracy_key(contender))
         if known is None or known.images != len(pixels.labels):
-            self.bench.stage(f"accuracy of {run.record.spec.attention}, {group}")
-            counted = contender.worker.evaluate(pixels.path, pixels.labels, group.evaluation_batch)
-            known = replace(counted, of_images=pixels.of_images)
-            self.bench.accuracies[key] = known
-        contender.accuracy = known
+            self.bench.stage(f"accuracy of {contender.run.record.spec.attention}, {self.group}")
+            self._turn(contender, "accuracy", partial(self._count, pixels))
+        contender.accuracy = self.bench.accuracies.get(self._accuracy_key(contender))
+
+    def _count(self, pixels: Pixels, contender: Contender) -> None:
+        counted = contender.worker.evaluate(pixels.path, pixels.labels, self.group.evaluation_batch)
+        self.bench.accuracies[self._accuracy_key(contender)] = replace(counted, of_images=pixels.of_images)
+
+    def _accuracy_key(self, contender: Contender) -> AccuracyKey:
+        # A checkpoint is the artifact of every resolution and type PyTorch runs it in, so the hash alone does not do.
+        group, workload = self.group, self.group.workload
+        return (contender.artifact.sha256, group.backend.name, group.precision, workload.height, workload.width)
 
     def _meter(self, contender: Contender) -> None:
         """Read the energy counters over calls of a contender that was measured, in a pass that gives no times."""
+        instruments = self.bench.instruments
         if contender.refusal is not None:
             return
+        if not instruments.counters:
+            contender.energy = Energy((), 0, "; ".join(instruments.reasons))
+            return
+        self.bench.stage(f"energy of {contender.run.record.spec.attention}, {self.group}")
+        try:
+            self._in_worker(contender, self._read_counters)
+        except CellFailure as failure:
+            contender.energy = Energy((), 0, f"the pass with energy counters failed: {failure.reason}")
 
+    def _read_counters(self, contender: Contender) -> None:
         def calls() -> int:
             one = contender.worker.round(samples=1, least_s=MEASURED_S, most_s=MEASURED_S, warmup_s=0)
             return (one.warmup + len(one.seconds) + one.block_launches) * self.group.workload.batch
 
-        if self.bench.instruments.counters:
-            self.bench.stage(f"energy of {contender.run.record.spec.attention}, {self.group}")
+        contender.energy = measure_energy(self.bench.instruments, calls)
+
+
+@dataclass(frozen=True, slots=True)
+class _Together(_GroupMeasurement):
+    """Everyone's worker stays open: a turn costs nothing, and nobody is disturbed by another who starts."""
+
+    def carry_out(self, contenders: Sequence[Contender]) -> None:
+        """Measure from the start.
+
+        Raises:
+            Crowded: Memory does not hold all of them.
+        """
+        with ExitStack() as stack:
+            for one in contenders:
+                one.begin(beside=len(contenders) > 1)
+                one.opened = None
+                one.worker = stack.enter_context(self.bench.start(self.bench.effort.timeout_s))
+            self._open_all(contenders)
+            self._measure(contenders)
+
+    def _open_all(self, contenders: Sequence[Contender]) -> None:
+        self.bench.stage(f"opening {self.group}")
+        for one in contenders:
+            one.attempt("open", partial(one.worker.prepare, self.group.backend.name, self.group.device))
+        for one in contenders:
+            one.attempt("open", one.worker.ready)
+        # One after the other, with every runtime imported and idle: loading and the first launch are timed.
+        most_bytes = 0
+        for one in contenders:
+            room_bytes = self.bench.room()
+            if room_bytes is not None and room_bytes < most_bytes:
+                raise Crowded
+            before_bytes = one.worker.resident().now_bytes or 0
+            self._turn(one, "open", self._open)
+            most_bytes = max(most_bytes, (one.worker.resident().peak_bytes or 0) - before_bytes)
+
+    def _in_worker(self, contender: Contender, work: Callable[[Contender], None]) -> None:
+        work(contender)
+
+
+@dataclass(frozen=True, slots=True)
+class _Apart(_GroupMeasurement):
+    """Each turn has a worker of its own, in which the artifact is opened anew, untimed: one is open at a time."""
+
+    def carry_out(self, contenders: Sequence[Contender]) -> None:
+        """Measure from the start, but for the opening of those that were opened before."""
+        for one in contenders:
+            one.begin(beside=False)
+        for one in contenders:
+            if one.opened is None:
+                self._turn(one, "open", self._open)
+        self._measure(contenders)
+
+    def opens(self, contender: Contender) -> bool:
+        """Return whether the contender can be opened with no other open; if not, it drops out."""
+        contender.begin(beside=False)
+        contender.opened = None
+        self._turn(contender, "open", self._open)
+        return contender.refusal is None
+
+    def _in_worker(self, contender: Contender, work: Callable[[Contender], None]) -> None:
+        with self.bench.start(self.bench.effort.timeout_s) as contender.worker:
+            contender.worker.prepare(self.group.backend.name, self.group.device)
+            contender.worker.ready()
+            if contender.opened is not None:
+                self._load(contender)
+            work(contender)
+
+
+def _weigh(bench: Bench, group: Group, contender: Contender) -> None:
+    """Read the memory of a contender that was measured, in a fresh process in which nothing is timed."""
+    if contender.refusal is not None:
+        return
+    bench.stage(f"memory of {contender.run.record.spec.attention}, {group}")
+    pixels, threads = _pixels(bench, group, contender), group.threads(bench.effort.threads)
+    with bench.start(bench.effort.timeout_s) as worker:
         try:
-            contender.energy = measure_energy(self.bench.instruments, calls)
+            worker.hold(group.device)
+            contender.memory = worker.memory(
+                group.backend.name, contender.artifact, group.workload.batch, threads, pixels.path
+            )
         except CellFailure as failure:
-            contender.energy = Energy((), 0, f"the pass with energy counters failed: {failure.reason}")
-
-    def weigh(self, contender: Contender) -> None:
-        """Read the memory of a contender that was measured, in a fresh process in which nothing is timed."""
-        if contender.refusal is not None:
-            return
-        group, effort, run = self.group, self.bench.effort, contender.run
-        self.bench.stage(f"memory of {run.record.spec.attention}, {group}")
-        pixels = self.bench.pixels.get(run, group.workload.height, group.workload.width, effort.eval_images)
-        with self.bench.start(effort.timeout_s) as worker:
-            try:
-                worker.hold(group.device)
-                threads = group.threads(effort.threads)
-                contender.memory = worker.memory(
-                    group.backend.name, contender.artifact, group.workload.batch, threads, pixels.path
-                )
-            except CellFailure as failure:
-                # The times stand all the same.
-                reason = f"the process that was to read it failed: {failure.reason}"
-                contender.memory = HostMemory(None, None, "", reason)
+            # The times stand all the same.
+            reason = f"the process that was to read it failed: {failure.reason}"
+            contender.memory = HostMemory(None, None, "", reason)
 
 
-def taking_part(contenders: Sequence[Contender], least: int) -> list[Contender]:
-    """Return who is measured in the next round: everyone that needs one, and the baseline with them.
-
-    A ratio to the baseline is paired round by round. So the baseline goes on as long as anyone does, and whoever has
-    fewer than `least` undisturbed rounds in common with it goes on, too, unless a limit of either forbids it. Two
-    others are never divided by one another: once measured, they stop.
-    """
-    left = [one for one in contenders if one.refusal is None]
-    baseline = next((one for one in left if one.is_baseline), None)
-    waiting = [one for one in left if one.standing is None or not one.standing.done or _unpaired(one, baseline, least)]
-    if not waiting or baseline is None or baseline in waiting or _spent(baseline):
-        return waiting
-    return [baseline, *waiting]
-
-
-def _unpaired(one: Contender, baseline: Contender | None, least: int) -> bool:
-    """Return whether more rounds would, and may, pair `one` with the baseline."""
-    if baseline is None or one.standing is None or baseline.standing is None or _spent(one) or _spent(baseline):
-        return False
-    return len(one.standing.quiet & baseline.standing.quiet) < least
-
-
-def _spent(one: Contender) -> bool:
-    return one.standing is not None and bool(one.standing.limit)
+def _pixels(bench: Bench, group: Group, contender: Contender) -> Pixels:
+    return bench.pixels.get(contender.run, group.workload.height, group.workload.width, bench.effort.eval_images)
 
 
 def known_accuracies(outcomes: Sequence[Outcome]) -> dict[AccuracyKey, Accuracy]:
@@ -262,7 +306,7 @@ def known_accuracies(outcomes: Sequence[Outcome]) -> dict[AccuracyKey, Accuracy]
     return known
 
 
-def _result(contender: Contender, group: Group, bench: Bench, comparison: str) -> Measured | Refusal:
+def _result(contender: Contender, group: Group, bench: Bench, comparison: str, reopened: bool) -> Measured | Refusal:
     if contender.refusal is not None:
         return contender.refusal
     # It was opened, had a round and was weighed, or it would have been refused.
@@ -288,6 +332,7 @@ def _result(contender: Contender, group: Group, bench: Bench, comparison: str) -
         energy=contender.energy,
         settings=opened.settings,
         confinement=opened.confinement,
+        reopened=reopened,
     )
     return Measured(evidence, state.unstable)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from effvit.data.base import ImageData, load_data
 from effvit.errors import DataError
 from effvit.images import evaluation_pixels
 from effvit.preprocessing import Preprocessing
+from effvit.profiling.scratch import ScratchFolder
 from effvit.progress import Progress, silent
 from effvit.run import Run
 from effvit.sampling import stratified_subset
@@ -30,13 +30,13 @@ class Pixels:
 
 
 class PixelStore:
-    """Keeps pixels in a temporary folder; use it in a `with` block.
+    """Keeps pixels in a temporary folder, and removes what killed sweeps left; use it in a `with` block.
 
     Every subset is drawn over the classes evenly and by a fixed seed, so that all variants see the same images.
     """
 
     def __init__(self, progress: Progress = silent) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="effvit-")
+        self._folder = ScratchFolder()
         self._progress = progress
         self._data: dict[str, ImageData] = {}
         self._pixels: dict[tuple[str, Preprocessing, int, int, int], Pixels] = {}
@@ -47,7 +47,7 @@ class PixelStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._folder.cleanup()
+        self._folder.remove()
 
     def data_of(self, run: Run) -> ImageData:
         """Return the images a run was trained on.
@@ -78,7 +78,7 @@ class PixelStore:
         if key not in self._pixels:
             val = self.data_of(run).val
             some = stratified_subset(val, at_most, seed=0) if 0 < at_most < len(val) else val
-            path = Path(self._folder.name) / f"{len(self._pixels)}.npy"
+            path = self._folder.path / f"{len(self._pixels)}.npy"
             pixels = evaluation_pixels(some, record.preprocessing, height, width, self._progress)
             with storage_errors(path):
                 np.save(path, pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from effvit.backbone import check_resolution
@@ -52,11 +53,7 @@ class Plan:
                 check_resolution(spec.backbone, resolution, spec.patch or 1)
         if len(set(specs)) < len(specs):
             raise UsageError("the same run is named twice", "name every run once")
-        if len(set(self.devices)) < len(self.devices):
-            raise UsageError("the same device is named twice", "name every device once")
-        for device in self.devices:
-            if (device.threads or 1) > usable_cores():
-                raise UsageError(f"{device} is more than the {usable_cores()} cores of here", "choose fewer threads")
+        check_devices(self.devices)
         for batch in self.batches:
             Workload(batch, 1, 1)
 
@@ -67,6 +64,19 @@ class Plan:
             Group(pick_backend(backend), precision, Workload(batch, *resolution), device)
             for resolution, precision, backend, batch, device in axes
         ]
+
+
+def check_devices(devices: Sequence[Device]) -> None:
+    """Check that this machine has the devices.
+
+    Raises:
+        UsageError: Two that are alike, or one with more cores than there are.
+    """
+    if len(set(devices)) < len(devices):
+        raise UsageError("the same device is named twice", "name every device once")
+    for device in devices:
+        if (device.threads or 1) > usable_cores():
+            raise UsageError(f"{device} is more than the {usable_cores()} cores of here", "choose fewer threads")
 
 
 @dataclass(frozen=True, slots=True)

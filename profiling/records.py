@@ -175,7 +175,8 @@ class Evidence:
     batch; `first_s` is the first launch. Both come before any warm-up. `turns` tell what the machine did beside each
     round, in the order of the blocks; empty where nobody looked. `calibration` is of the processor, and None for a cell
     that another device computed or where it failed. `settings` are what the runtime really used, `confinement` what
-    held the worker to its device.
+    held the worker to its device. `reopened` says that memory did not hold all of the comparison at once: the artifact
+    was opened anew for every round.
     """
 
     comparison: str
@@ -194,6 +195,7 @@ class Evidence:
     energy: Energy | None = None
     settings: RuntimeSettings | None = None
     confinement: Confinement | None = None
+    reopened: bool = False
 
 
 @dataclass(frozen=True, slots=True)

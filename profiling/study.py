@@ -14,8 +14,9 @@ from effvit.errors import CheckpointError, UsageError
 from effvit.finetune import Finetuning, finetune
 from effvit.finetune import Listener as TrainingListener
 from effvit.mix import parse_mix
+from effvit.profiling.devices import CPU, Device
 from effvit.profiling.pixels import PixelStore
-from effvit.profiling.plan import Effort, Plan
+from effvit.profiling.plan import Effort, Plan, check_devices
 from effvit.profiling.records import Outcome
 from effvit.profiling.sweep import Listener as SweepListener
 from effvit.profiling.sweep import run_sweep
@@ -48,6 +49,7 @@ class Study:
     precisions: tuple[Precision, ...]
     backends: tuple[str, ...]
     transfer_epochs: int = 0
+    devices: tuple[Device, ...] = (CPU,)
 
 
 class Listener:
@@ -67,7 +69,8 @@ def run_study(
     """Carry out what of the study `folder` does not hold yet, and return all outcomes.
 
     Raises:
-        UsageError: The folder holds a study with other settings, or there is no softmax to teach the others.
+        UsageError: The folder holds a study with other settings, there is no softmax to teach the others, or a device
+            is not here.
         EffvitError: Any of the tree in errors.py; what was finished is in the folder.
     """
     if study.transfer_epochs and study.attentions[0] != BASELINE:
@@ -75,6 +78,7 @@ def run_study(
             f"attention transfer needs {BASELINE}, the teacher, before {', '.join(study.attentions)}",
             f"add {BASELINE} to --attn, or leave --transfer-epochs out",
         )
+    check_devices(study.devices)  # before hours of training
     _claim(folder, study)
     runs: list[Run] = []
     for index, attention in enumerate(study.attentions):
@@ -87,7 +91,7 @@ def run_study(
         else:
             listener.kept(run)
         runs.append(run)
-    plan = Plan(tuple(runs), study.resolutions, study.batches, study.precisions, study.backends)
+    plan = Plan(tuple(runs), study.resolutions, study.batches, study.precisions, study.backends, study.devices)
     with PixelStore() as pixels:
         return run_sweep(plan, effort, folder / RESULTS, pixels, sweep())
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from effvit.environment import capture_environment
 from effvit.export.base import Artifact
+from effvit.interruption import uninterrupted
 from effvit.profiling.calibration import calibrated
 from effvit.profiling.energy import Instruments, instruments
 from effvit.profiling.isolate import IsolatedWorker
@@ -134,13 +135,17 @@ class _Sweep:
         for run in runs:
             artifact = self.preparation.artifact(group, run)
             if isinstance(artifact, Refusal):
-                self._finish(group, run, artifact)
+                with uninterrupted():
+                    self._finish(group, run, artifact)
             else:
                 ready.append((run, artifact))
         if ready:
             bench = replace(self.bench, calibration=self._calibration(group.threads(self.environment.threads)))
-            for (run, _), result in zip(ready, measure_group(bench, group, ready), strict=True):
-                self._finish(group, run, result)
+            results = measure_group(bench, group, ready)
+            # All of them or none: their ratios need rounds in common.
+            with uninterrupted():
+                for (run, _), result in zip(ready, results, strict=True):
+                    self._finish(group, run, result)
 
     def _calibration(self, threads: int) -> Calibration | None:
         if threads not in self.calibrations:
@@ -160,7 +165,7 @@ class _Sweep:
             evidence=result.evidence if isinstance(result, Measured) else None,
             stage=stage,
             reason=reason,
-            notes=_notes(run, group.workload),
+            notes=_notes(run, group.workload, result),
         )
         append(self.results, outcome)
         self.done[outcome.cell.key] = outcome
@@ -177,10 +182,12 @@ class _Sweep:
         return ("unstable", "measure", result.unstable) if result.unstable else ("ok", None, "")
 
 
-def _notes(run: Run, workload: Workload) -> tuple[str, ...]:
+def _notes(run: Run, workload: Workload, result: Measured | Refusal) -> tuple[str, ...]:
     trained = run.record.spec.trained
     notes = list(run.record.warnings)
     if trained != (workload.height, workload.width):
         size = Workload(1, *trained).resolution
         notes.append(f"trained at {size} px; the position embedding was resampled without further training")
+    if isinstance(result, Measured) and result.evidence.reopened:
+        notes.append("memory did not hold all that was compared at once: opened anew for every round")
     return tuple(notes)

@@ -6,8 +6,10 @@ An answer is `{"result": ...}`, or `{"error": {"kind", "status", "message"}}`; t
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +31,7 @@ from effvit.profiling.timer import time_round
 
 PART = 16
 """Images that are normalised at once."""
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Worker:
@@ -223,8 +226,18 @@ def _message(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
+def end_with_parent() -> None:
+    """Let the kernel end this process with the one that started it, however that ends; only Linux can.
+
+    A runtime that computes or hangs does not see its pipe close.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Serve the pipes named on the command line."""
+    end_with_parent()
     calls, answers = (int(argument) for argument in sys.argv[1:3])
     with os.fdopen(calls, "r") as lines, os.fdopen(answers, "w") as out:
 

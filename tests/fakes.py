@@ -20,7 +20,9 @@ from effvit.export.settings import RuntimeSettings
 from effvit.profiling.isolate import IsolatedWorker
 from effvit.spec import Precision
 
-WORKED_BYTES, LOADED_BYTES, GREED_BYTES = 96 * 2**20, 160 * 2**20, 64 * 2**20
+WORKED_BYTES, LOADED_BYTES, GREED_BYTES, HELD_BYTES = 96 * 2**20, 160 * 2**20, 64 * 2**20, 192 * 2**20
+OPENING_LAUNCHES = 10
+"""More than opening and verifying take, fewer than being measured does."""
 
 
 class Wrapped:
@@ -71,7 +73,7 @@ class DiesWhenMeasured(Wrapped):
 
     def launch(self) -> None:
         self.launches += 1
-        if self.launches > 10:
+        if self.launches > OPENING_LAUNCHES:
             os.kill(os.getpid(), signal.SIGSEGV)
         self.session.launch()
 
@@ -118,6 +120,21 @@ class Greedy(Wrapped):
         self.session.launch()
 
 
+class Holding(Wrapped):
+    """Takes `HELD_BYTES`, and keeps them; `later` not before it is measured."""
+
+    def __init__(self, session: Session, later: bool) -> None:
+        super().__init__(session)
+        self.launches = 0
+        self.held = np.empty(0, dtype=np.uint8) if later else np.ones(HELD_BYTES, dtype=np.uint8)
+
+    def launch(self) -> None:
+        self.launches += 1
+        if self.launches > OPENING_LAUNCHES and not len(self.held):
+            self.held = np.ones(HELD_BYTES, dtype=np.uint8)
+        self.session.launch()
+
+
 class Chatty(Wrapped):
     def launch(self) -> None:
         os.write(1, b'{"result": "not an answer"}\n')
@@ -143,8 +160,19 @@ def hang(artifact: Artifact, threads: int) -> Session:
     raise AssertionError
 
 
+def hang_at_import() -> str | None:
+    time.sleep(3600)
+    raise AssertionError
+
+
 def eat_memory(artifact: Artifact, threads: int) -> Session:
     raise MemoryError
+
+
+def eat_memory_for_softmax(artifact: Artifact, threads: int) -> Session:
+    if artifact.model.attention == "softmax":
+        raise MemoryError
+    return opened(artifact, threads)
 
 
 def leave(artifact: Artifact, threads: int) -> Session:
@@ -166,7 +194,9 @@ def fakes() -> dict[str, Backend]:
         fake("crashing", open=crash),
         fake("killed", open=killed),
         fake("hanging", open=hang),
+        fake("hanging-import", unavailable=hang_at_import),
         fake("hungry", open=eat_memory),
+        fake("hungry-for-softmax", open=eat_memory_for_softmax),
         fake("leaving", open=leave),
         fake("lying", open=lambda artifact, threads: Lying(opened(artifact, threads))),
         fake("coarse", open=lambda artifact, threads: Coarse(opened(artifact, threads))),
@@ -176,6 +206,8 @@ def fakes() -> dict[str, Backend]:
         fake("working", open=lambda artifact, threads: Working(opened(artifact, threads))),
         fake("greedy", open=lambda artifact, threads: Greedy(opened(artifact, threads))),
         fake("loading", open=load_at_length),
+        fake("holding", open=lambda artifact, threads: Holding(opened(artifact, threads), later=False)),
+        fake("holding-later", open=lambda artifact, threads: Holding(opened(artifact, threads), later=True)),
         fake("chatty", open=lambda artifact, threads: Chatty(opened(artifact, threads))),
     )
     return {backend.name: backend for backend in made}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import fakes
 
+from effvit.cli.main import INTERRUPTED
 from effvit.export.base import backends
+from effvit.interruption import second_ends_at_once
 from effvit.profiling.disturbance import Tolerance
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan
@@ -47,6 +51,17 @@ def sweep(results: Path, folders: Sequence[Path], names: tuple[str, ...] = (BACK
     plan = Plan(tuple(map(open_run, folders)), ((32, 32), (64, 64)), (1, 2), (Precision.FP32,), names)
     with PixelStore() as pixels:
         run_sweep(plan, QUICK, results, pixels, Silent(), start=fakes.start_worker)
+
+
+def interruptible_sweep(results: Path, folders: Sequence[Path], names: tuple[str, ...] = (BACKEND,)) -> None:
+    """Measure as `sweep` does, with temporary files beside `results`, and end on Ctrl-C as the command line does."""
+    tempfile.tempdir = str(results.parent / "temporary")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs tests in parallel has it ignored
+    with second_ends_at_once():
+        try:
+            sweep(results, folders, names)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from effvit.interruption import same_command
+from effvit.storage import sha256_of
+
 Effvit = Callable[..., "subprocess.CompletedProcess[str]"]
 TRAINING = ("--weights", "none", "--epochs", "1", "--threads", "1")
 SWEEP = ("profile", "lin", "soft", "--res", "32", "--batch", "1,2,4", "--backend", "ort-cpu", "--threads", "1")
@@ -167,17 +170,57 @@ def test_ctrl_c_ends_a_sweep_in_one_line_and_leaves_no_process(folder: Path) -> 
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err.strip() == "interrupted; what was finished is on disk"
+    assert err.strip() == f"interrupted; {same_command()}"
     assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "run", "how"),
+    [
+        (
+            ("finetune", "--name", "cut"),
+            "runs/cut",
+            "runs/cut keeps the best of {} of 500: measure it with `effvit profile cut`",
+        ),
+        (("study", "--attn", "softmax", "--out", "cut-study"), "cut-study/runs/softmax", same_command()),
+    ],
+    ids=["finetune", "study"],
+)
+def test_ctrl_c_in_training_keeps_the_finished_epochs_and_says_how_to_go_on(
+    folder: Path, arguments: tuple[str, ...], run: str, how: str
+) -> None:
+    size = "--train-res" if arguments[0] == "study" else "--res"
+    with subprocess.Popen(
+        command(*arguments, size, "32", "--weights", "none", "--epochs", "500", "--threads", "1"),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        history = folder / run / "history.jsonl"
+        while not (history.exists() and history.read_bytes().count(b"\n")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    epochs = history.read_bytes().count(b"\n")
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == f"interrupted; {how.format(f'{epochs} epoch' + 's' * (epochs > 1))}"
+    record = json.loads((folder / run / "run.json").read_text())
+    assert record["status"] == "interrupted"
+    assert record["spec"]["weights"] == sha256_of(folder / run / "model.safetensors")
+    shutil.rmtree(folder / run)  # the runs of the other tests are two
 
 
 def test_a_killed_study_goes_on_with_the_next_variant(folder: Path) -> None:
     study = ("study", "--attn", "softmax,linformer", "--epochs", "1", "--weights", "none", "--train-res", "32")
     axes = ("--res", "32", "--batch", "1", "--backend", "torch", "--threads", "1")
+    devices = ("--device", "cpu", "--device", "cpu:threads=1")
     effort = ("--eval-images", "50", "--max-noise", "inf")
     history = folder / "studies/digits/runs/softmax/history.jsonl"
     with subprocess.Popen(
-        command(*study, *axes, *effort), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(*study, *axes, *devices, *effort), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         record = history.with_name("run.json")
         while not (record.exists() and json.loads(record.read_bytes())["status"] == "done"):
@@ -185,10 +228,15 @@ def test_a_killed_study_goes_on_with_the_next_variant(folder: Path) -> None:
             time.sleep(0.02)
         process.kill()
     before = record.read_bytes()
-    ended = subprocess.run(command(*study, *axes, *effort), cwd=folder, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        command(*study, *axes, *devices, *effort), cwd=folder, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     assert "softmax: fine-tuned before" in ended.stderr
     assert record.read_bytes() == before
     lines = (folder / "studies/digits/results.jsonl").read_bytes().splitlines()
-    assert [json.loads(line)["cell"]["model"]["swaps"][0]["attention"] for line in lines] == ["softmax", "linformer"]
+    cells = [json.loads(line)["cell"] for line in lines]
+    assert [(cell["model"]["swaps"][0]["attention"], cell["device"]["threads"]) for cell in cells] == [
+        (attention, threads) for threads in (None, 1) for attention in ("softmax", "linformer")
+    ]
     assert (folder / "studies/digits/report/report.html").is_file()

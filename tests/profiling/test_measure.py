@@ -16,6 +16,7 @@ from outcomes import make_cost
 from effvit.accuracy import Accuracy
 from effvit.export.base import Artifact, Parity, pick_backend
 from effvit.export.settings import RuntimeSettings
+from effvit.memory import ResidentMemory
 from effvit.profiling import stats
 from effvit.profiling.confinement import Confinement
 from effvit.profiling.devices import Device
@@ -80,6 +81,9 @@ class FakeWorker:
     def hold(self, device: Device) -> None: ...
 
     def ready(self) -> None: ...
+
+    def resident(self) -> ResidentMemory:
+        return ResidentMemory(1, 2, "made up")
 
     def open(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> Opened:
         return Opened(0.1, 0.2, RuntimeSettings("made up", "cpu", Precision.FP32, threads), Confinement(None))

@@ -1,0 +1,91 @@
+"""Ctrl-C: the first ends the work where that tears nothing, the second ends the process. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SHOW_CURSOR = b"\x1b[?25h"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, and one sentence on what is left of the work and how to go on with it."""
+
+
+@contextmanager
+def second_ends_at_once() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the first Ctrl-C in the block, and let the kernel end the process at the second.
+
+    Whatever Python or a library does then cannot keep it alive. A Ctrl-C that is ignored, as in a process started in
+    the background, still is.
+    """
+    if not _in_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is _interrupt:  # after a first, a second ends whatever comes then, too
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put a first Ctrl-C off until the block is done: it writes what belongs together. A second one is not put off."""
+    handler = signal.getsignal(signal.SIGINT)
+    # Only the main thread is ever interrupted. What is no function ignores the signal, or ends the process.
+    if not _in_main_thread() or not callable(handler):
+        yield
+        return
+    came: list[FrameType | None] = []
+
+    def put_off(number: int, frame: FrameType | None) -> None:
+        came.append(frame)
+        _end_at_the_next()
+
+    signal.signal(signal.SIGINT, put_off)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            handler(signal.SIGINT, came[0])
+
+
+@contextmanager
+def advising(advice: Callable[[], str]) -> Iterator[None]:
+    """Let a Ctrl-C in the block say how to go on.
+
+    Raises:
+        Interrupted: Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"interrupted; {advice()}") from error
+
+
+def same_command() -> str:
+    """Return how to go on with what finds again what it has written."""
+    return "what was finished is on disk, and the same command goes on from there"
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _end_at_the_next()
+    raise KeyboardInterrupt
+
+
+def _end_at_the_next() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), SHOW_CURSOR)  # progress bars hide it, and are not asked at the second
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
