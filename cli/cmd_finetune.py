@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,19 +20,35 @@ from effvit.errors import UsageError
 from effvit.mix import parse_blocks, parse_mix
 from effvit.spec import BASELINE
 
+if TYPE_CHECKING:
+    from effvit.run import Run
+
+DEFAULT_DATA, SAVE_MINUTES = "digits", 10.0
+
 
 def finetune(
     model: Annotated[
-        str | None, typer.Argument(help="timm model [default: what suits the data]", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[MODEL|RUN]",
+            help="timm model [default: what suits the data]; with --resume the run [default: the newest unfinished]",
+            show_default=False,
+        ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="go on with RUN, which was cut short; its settings are those it was begun with"),
+    ] = False,
     attn: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--attn",
             metavar="NAME|MIX",
-            help="attention variant, see `effvit list attention`; a mix is written 0-3:atrous,4-11:linformer",
+            help="attention variant, see `effvit list attention`; a mix is written 0-3:atrous,4-11:linformer "
+            f"[default: {BASELINE}]",
+            show_default=False,
         ),
-    ] = BASELINE,
+    ] = None,
     attn_option: Annotated[
         list[str] | None,
         typer.Option(
@@ -41,8 +57,13 @@ def finetune(
     ] = None,
     layers: Annotated[str | None, typer.Option(metavar="0-9", help="swap these blocks only")] = None,
     data: Annotated[
-        str, typer.Option(metavar="NAME|PATH", help="data set or ImageFolder, with or without train/ val/")
-    ] = "digits",
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH",
+            help=f"data set or ImageFolder, with or without train/ val/ [default: {DEFAULT_DATA}]",
+            show_default=False,
+        ),
+    ] = None,
     weights: Annotated[
         str,
         typer.Option(
@@ -99,6 +120,9 @@ def finetune(
     ] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", min=0, help="processes that load images")] = None,
     threads: ThreadsOption = None,
+    save_minutes: Annotated[
+        float, typer.Option(metavar="N", min=0, help="save, at least so often, the state that --resume needs")
+    ] = SAVE_MINUTES,
     skip_corrupt: SkipCorruptOption = False,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="the run's name [default: model, attention, data, time]")
@@ -108,7 +132,7 @@ def finetune(
 ) -> None:
     """Swap the attention of a timm Vision Transformer, fine-tune it, and write a run.
 
-    Every epoch ends with the last and the best checkpoint on disk.
+    Every epoch ends with the last and the best checkpoint on disk. Stopped at any moment, it goes on with --resume.
     """
     changes = {
         "epochs": epochs,
@@ -130,11 +154,16 @@ def finetune(
     if len(sizes) > 1:
         raise UsageError(f"a run is trained at one size, not at {res}", "fine-tune once for each size")
     blocks = parse_blocks(layers) if layers is not None else None
-    swaps = parse_mix(attn, pairs_from_texts(attn_option), blocks)
+    if resume and attn is None and (attn_option or blocks):
+        raise UsageError("--attn-option and --layers say nothing without --attn", "leave them out to go on as begun")
+    written = attn if resume else attn or BASELINE
+    swaps = () if written is None else parse_mix(written, pairs_from_texts(attn_option), blocks)
 
     from effvit.data.base import load_data
     from effvit.finetune import Finetuning
     from effvit.finetune import finetune as run_finetuning
+    from effvit.resume import resume as run_resumption
+    from effvit.resume import unfinished_run
     from effvit.run import resolve_runs
     from effvit.surgery import pick_variant
 
@@ -142,7 +171,7 @@ def finetune(
         pick_variant(swap.attention)  # a misspelt name must not wait for the images to be checked
     request = Finetuning(
         swaps=swaps,
-        model=model,
+        model=None if resume else model,
         weights=weights,
         resolution=sizes[0],
         patch=patch,
@@ -151,15 +180,28 @@ def finetune(
         workers=workers,
         threads=threads,
         teacher=None if teacher is None else resolve_runs(runs, [teacher], [])[0].folder,
+        save_every_s=60 * save_minutes,
     )
-    from effvit.cli.training import TrainingDisplay, warn_of_skipped
+    from effvit.cli.training import TrainingDisplay, offering_to_resume, warn_of_skipped
 
+    unfinished = unfinished_run(runs, model or name) if resume else None
+    if unfinished is not None:
+        begun = unfinished.record.data
+        data, skip_corrupt = data or begun.name, skip_corrupt or bool(begun.skipped)
     with progress_bars() as progress:
-        images = load_data(
-            data, skip_corrupt=skip_corrupt, progress=CountingBar(progress, "checking images", "checked")
-        )
+        checking = CountingBar(progress, "checking images", "checked")
+        images = load_data(data or DEFAULT_DATA, skip_corrupt=skip_corrupt, progress=checking)
         warn_of_skipped(images)
-        run = run_finetuning(request, images, out=runs, name=name, listener=TrainingDisplay(progress))
+        display = TrainingDisplay(progress)
+        with offering_to_resume(display):
+            if unfinished is not None:
+                run = run_resumption(unfinished, request, images, listener=display)
+            else:
+                run = run_finetuning(request, images, out=runs, name=name, listener=display)
+    _show(run, json=json)
+
+
+def _show(run: Run, *, json: bool) -> None:
     if json:
         import msgspec
 

@@ -18,7 +18,14 @@ from timm.models.vision_transformer import VisionTransformer
 from effvit.backbone import set_resolution
 from effvit.checkpoint import load_weights, read_weights
 from effvit.environment import Environment
-from effvit.errors import CheckpointError, StorageError, UnknownNameError, UnsupportedError, UsageError
+from effvit.errors import (
+    CheckpointError,
+    StorageError,
+    UnknownNameError,
+    UnsupportedError,
+    UsageError,
+    first_line,
+)
 from effvit.preprocessing import Preprocessing
 from effvit.recipe import Recipe
 from effvit.spec import ModelSpec, file_name
@@ -185,6 +192,16 @@ class Run:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{path} is damaged: {error}", "delete the file to lose only the history") from error
 
+    def keep_epochs(self, count: int) -> None:
+        """Leave the first `count` epochs in the history.
+
+        Raises:
+            CheckpointError: The file is damaged.
+            StorageError: The disk is full, or the folder cannot be written.
+        """
+        lines = [msgspec.json.encode(epoch) + b"\n" for epoch in self.history()[:count]]
+        write_atomically(self.folder / HISTORY, b"".join(lines))
+
     def model(self, height: int | None = None, width: int | None = None) -> VisionTransformer:
         """Return the trained model in evaluation mode, at its training resolution or another (px).
 
@@ -213,7 +230,7 @@ class RunInProgress:
     """The run as far as it is on disk while work on it goes on; whatever cuts the work short is its status then.
 
     Raises:
-        UnsupportedError: On leaving, where the device had too little memory.
+        UnsupportedError: On leaving, where the device had too little memory, or a process that loads images died.
     """
 
     def __init__(self, run: Run) -> None:
@@ -236,6 +253,11 @@ class RunInProgress:
             raise UnsupportedError(
                 f"a batch of {record.recipe.batch} needs more memory than {record.device} has", "use a smaller --batch"
             ) from error
+        # Raised in the middle of whatever goes on, by PyTorch's handler of SIGCHLD.
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            raise UnsupportedError(
+                f"a process that loads images died: {first_line(error)}", "use fewer --workers, or 0"
+            ) from error
 
     def best(self, epoch: EpochRecord) -> None:
         """Record `epoch` and the hash of the weights that are its."""
@@ -245,6 +267,16 @@ class RunInProgress:
 
 def create_run(root: Path, name: str | None, record: RunRecord) -> Run:
     """Make a new run folder under `root`; without a name it is called after model, attention, data and time.
+
+    Raises:
+        UsageError: The name is a path.
+        StorageError: The folder cannot be made, or the name is taken.
+    """
+    return Run(new_folder(root, name, record), record).updated(record)
+
+
+def new_folder(root: Path, name: str | None, record: RunRecord) -> Path:
+    """Make the folder of the run that `record` will describe, without it, and return it.
 
     Raises:
         UsageError: The name is a path.
@@ -260,7 +292,7 @@ def create_run(root: Path, name: str | None, record: RunRecord) -> Run:
     folder = root / name
     if (folder / RECORD).exists():
         raise StorageError(f"the run {folder} exists already", "choose another --name, or remove the folder")
-    return Run(make_folder(folder), record).updated(record)
+    return make_folder(folder)
 
 
 def open_run(folder: Path) -> Run:

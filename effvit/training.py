@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from timm.data.mixup import Mixup
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import create_optimizer_v2
-from timm.utils.random import random_seed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,9 +21,20 @@ from effvit.data.base import ImageData
 from effvit.evaluate import count_correct, merge
 from effvit.images import EvaluationBatches
 from effvit.memory import forget_peak, resident_memory
-from effvit.optimisation import Epoch, Guard, Optimisation, Step, cosine_schedule, mixed_precision, training_batches
+from effvit.optimisation import (
+    NOT_BEGUN,
+    Begun,
+    Epoch,
+    Guard,
+    Optimisation,
+    Step,
+    cosine_schedule,
+    mixed_precision,
+    training_batches,
+)
 from effvit.preprocessing import Preprocessing, normalise
 from effvit.run import LAST, WEIGHTS, EpochRecord, Run, RunInProgress
+from effvit.state import Position, State, StateKeeper
 
 EVALUATION_BATCH = 128
 GUARD = Guard("epoch", "lower --lr; the checkpoint of the last finished epoch is intact")
@@ -48,12 +59,14 @@ def train(
     teacher: VisionTransformer | None = None,
     on_step: Callable[[Step], None],
     on_epoch: Callable[[EpochRecord], None],
+    keeper: StateKeeper | None = None,
+    state: State | None = None,
 ) -> Run:
     """Train `model` as the run's recipe says and return the run with its best epoch.
 
     With a frozen `teacher` the loss is in part the distance from its answers, as the recipe's `distill_weight` says.
     After every epoch the last weights, and the best so far, are on disk: whatever ends the training, what was finished
-    stays usable.
+    stays usable. So does the state, which `keeper` keeps: with it, and the model as it was then, the training goes on.
 
     Raises:
         CheckFailedError: The loss became infinite or NaN.
@@ -63,8 +76,11 @@ def train(
         UnsupportedError: The device has too little memory.
     """
     with RunInProgress(run) as progress:
-        _Trainer(progress, model, data, device, workers, teacher).train(on_step, on_epoch)
-    return progress.run.updated(replace(progress.run.record, status="done"))
+        keeper = keeper or StateKeeper(run.folder)
+        _Trainer(progress, model, data, device, workers, teacher, keeper).train(on_step, on_epoch, state)
+    done = progress.run.updated(replace(progress.run.record, status="done"))
+    keeper.remove()
+    return done
 
 
 def validate(
@@ -114,11 +130,11 @@ class _Trainer:
         device: torch.device,
         workers: int,
         teacher: VisionTransformer | None,
+        keeper: StateKeeper,
     ) -> None:
-        self.progress = progress
+        self.progress, self.keeper = progress, keeper
         self.folder, self.record = progress.run.folder, progress.run.record
         recipe = self.record.recipe
-        random_seed(recipe.seed)
         self.device, self.recipe = device, recipe
         self.model = model.to(device)
         self.teacher = None if teacher is None else teacher.to(device).eval()
@@ -132,25 +148,40 @@ class _Trainer:
         if self.mixup is not None:
             self.criterion = SoftTargetCrossEntropy()
 
-    def train(self, on_step: Callable[[Step], None], on_epoch: Callable[[EpochRecord], None]) -> None:
-        best: EpochRecord | None = None
+    def train(
+        self, on_step: Callable[[Step], None], on_epoch: Callable[[EpochRecord], None], state: State | None
+    ) -> None:
+        position = Position("training") if state is None else state.position
+        if state is not None and state.optimiser:
+            self.optimisation.restore(state.optimiser, position.scaler)
         # A study trains one variant after the other in one process; each has a peak of its own.
         forget_peak()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        for index in range(self.recipe.epochs):
+        for index in range(position.epoch, self.recipe.epochs):
             self.model.train()
+            best = self.progress.run.record.best
             epoch = self.optimisation.epoch(
-                index, self.recipe.epochs, self.batches, self._loss, on_step, None if best is None else best.top1
+                index,
+                self.recipe.epochs,
+                self.batches,
+                self._loss,
+                on_step,
+                None if best is None else best.top1,
+                begun=position.begun if index == position.epoch else NOT_BEGUN,
+                after_step=partial(self._after_step, index),
             )
             record = self._validated(index, epoch)
             if best is None or record.top1 > best.top1:
-                best = record
                 save_weights(self.folder / WEIGHTS, self.model)
-                self.progress.best(best)
+                self.progress.best(record)
             save_weights(self.folder / LAST, self.model)
             self.progress.run.append_epoch(record)
             on_epoch(record)
+            self.keeper.after_epoch(Position("training", index + 1), self.model, self.optimisation)
+
+    def _after_step(self, index: int, begun: Begun) -> None:
+        self.keeper.after_step(Position("training", index, begun), self.model, self.optimisation)
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         if self.mixup is not None:
@@ -199,7 +230,7 @@ class _Trainer:
         schedule = cosine_schedule(
             optimizer, recipe.learning_rate, recipe.epochs, len(self.batches), warmup_epochs=recipe.warmup_epochs
         )
-        return Optimisation(optimizer, schedule, self.device, GUARD, clip=recipe.clip_gradient)
+        return Optimisation(optimizer, schedule, self.device, GUARD, seed=recipe.seed, clip=recipe.clip_gradient)
 
     def _mixup(self, classes: int) -> Mixup | None:
         recipe = self.recipe
