@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from effvit.data.base import Sample
 from effvit.decoding import decode, decoded_bytes, in_threads
-from effvit.errors import DataError
+from effvit.errors import DataError, UnsupportedError, first_line
 from effvit.interruption import leave_to_parent
 from effvit.preprocessing import Preprocessing, evaluation_transform
 from effvit.progress import Progress, silent
@@ -68,6 +71,7 @@ class ImageLoader:
 
     Raises:
         DataError: While iterating: a file vanished or became unreadable, and the message names it.
+        UnsupportedError: While iterating: a worker died, for want of memory, say.
     """
 
     def __init__(
@@ -100,11 +104,35 @@ class ImageLoader:
     def epoch(self, index: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of epoch `index`, from number `first` on; both count from 0."""
         self.draws.epoch, self.draws.first = index, first
-        for batch in self.loader:
+        for batch in self._made():
             if isinstance(batch, DataError):
                 raise batch
             images, labels = batch
             yield images, labels
+
+    def _made(self) -> Iterator[Batch | DataError]:
+        with _deaths_noticed_later():
+            batches = iter(self.loader)
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise UnsupportedError(
+                f"a process that loads images died: {first_line(error)}", "use fewer --workers, or 0"
+            ) from error
+
+
+@contextmanager
+def _deaths_noticed_later() -> Iterator[None]:
+    """Have the death of a worker noticed where its batch is missed.
+
+    A DataLoader handles SIGCHLD, and raises its error from whatever the process does just then: writing a file, say.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
 
 
 def evaluation_pixels(

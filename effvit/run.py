@@ -24,7 +24,6 @@ from effvit.errors import (
     UnknownNameError,
     UnsupportedError,
     UsageError,
-    first_line,
 )
 from effvit.preprocessing import Preprocessing
 from effvit.recipe import Recipe
@@ -230,7 +229,7 @@ class RunInProgress:
     """The run as far as it is on disk while work on it goes on; whatever cuts the work short is its status then.
 
     Raises:
-        UnsupportedError: On leaving, where the device had too little memory, or a process that loads images died.
+        UnsupportedError: On leaving, where the device had too little memory.
     """
 
     def __init__(self, run: Run) -> None:
@@ -252,11 +251,6 @@ class RunInProgress:
         if isinstance(error, torch.OutOfMemoryError):
             raise UnsupportedError(
                 f"a batch of {record.recipe.batch} needs more memory than {record.device} has", "use a smaller --batch"
-            ) from error
-        # Raised in the middle of whatever goes on, by PyTorch's handler of SIGCHLD.
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-            raise UnsupportedError(
-                f"a process that loads images died: {first_line(error)}", "use fewer --workers, or 0"
             ) from error
 
     def best(self, epoch: EpochRecord) -> None:
