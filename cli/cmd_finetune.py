@@ -15,12 +15,13 @@ from effvit.cli.options import (
     pairs_from_texts,
     resolutions_from_text,
 )
-from effvit.cli.output import CountingBar, hint, progress_bars, say, write_json
+from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
 from effvit.errors import UsageError
 from effvit.mix import parse_blocks, parse_mix
 from effvit.spec import BASELINE
 
 if TYPE_CHECKING:
+    from effvit.recipe import Recipe
     from effvit.run import Run
 
 DEFAULT_DATA, SAVE_MINUTES = "digits", 10.0
@@ -78,6 +79,17 @@ def finetune(
     patch: Annotated[
         int | None, typer.Option(metavar="PX", min=1, help="patch size [default: the model's own]")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="quick, standard or strong; what follows changes it [default: quick]"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="any field of the recipe, see --show-recipe; repeatable"),
+    ] = None,
+    show_recipe: Annotated[
+        bool, typer.Option("--show-recipe", help="print the recipe that would be followed, and do nothing")
+    ] = False,
     epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="passes over the training part")] = None,
     batch: Annotated[int | None, typer.Option(metavar="N", min=1, help="images a step")] = None,
     lr: Annotated[float | None, typer.Option(metavar="X", help="peak learning rate")] = None,
@@ -160,13 +172,15 @@ def finetune(
     swaps = () if written is None else parse_mix(written, pairs_from_texts(attn_option), blocks)
 
     from effvit.data.base import load_data
-    from effvit.finetune import Finetuning
+    from effvit.finetune import Finetuning, recipe_of
     from effvit.finetune import finetune as run_finetuning
+    from effvit.recipe import changes_from_texts
     from effvit.resume import resume as run_resumption
     from effvit.resume import unfinished_run
     from effvit.run import resolve_runs
     from effvit.surgery import pick_variant
 
+    set_one_by_one = changes_from_texts(pairs_from_texts(settings))
     for swap in swaps:
         pick_variant(swap.attention)  # a misspelt name must not wait for the images to be checked
     request = Finetuning(
@@ -175,7 +189,8 @@ def finetune(
         weights=weights,
         resolution=sizes[0],
         patch=patch,
-        recipe={key: value for key, value in changes.items() if value is not None},
+        preset=recipe,
+        recipe=set_one_by_one | {key: value for key, value in changes.items() if value is not None},
         device=device,
         workers=workers,
         threads=threads,
@@ -192,6 +207,9 @@ def finetune(
         checking = CountingBar(progress, "checking images", "checked")
         images = load_data(data or DEFAULT_DATA, skip_corrupt=skip_corrupt, progress=checking)
         warn_of_skipped(images)
+        if show_recipe:
+            _show_recipe(recipe_of(request, images) if unfinished is None else unfinished.record.recipe, json=json)
+            return
         display = TrainingDisplay(progress)
         with offering_to_resume(display):
             if unfinished is not None:
@@ -199,6 +217,26 @@ def finetune(
             else:
                 run = run_finetuning(request, images, out=runs, name=name, listener=display)
     _show(run, json=json)
+
+
+def _show_recipe(recipe: Recipe, *, json: bool) -> None:
+    if json:
+        import msgspec
+
+        write_json(msgspec.json.encode(recipe))
+        return
+    from dataclasses import fields
+
+    from effvit.cli.render import names_table
+
+    show(names_table([(field.name, _written(getattr(recipe, field.name))) for field in fields(recipe)]))
+
+
+def _written(value: object) -> str:
+    """Return a field's value as --set takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def _show(run: Run, *, json: bool) -> None:

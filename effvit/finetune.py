@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from effvit.checkpoint import save_weights
 from effvit.claim import claimed
 from effvit.data.base import ImageData
 from effvit.environment import capture_environment, usable_cores
-from effvit.errors import UnavailableError, UnknownNameError, UsageError
+from effvit.errors import UnavailableError, UsageError
 from effvit.interruption import Interruption
 from effvit.optimisation import Step
 from effvit.preprocessing import preprocessing_of
-from effvit.recipe import Recipe, default_recipe
+from effvit.recipe import QUICK, Recipe, check_names, default_recipe
 from effvit.run import (
     DataRecord,
     EpochRecord,
@@ -32,7 +32,7 @@ from effvit.run import (
     now,
 )
 from effvit.spec import ModelSpec, Swap
-from effvit.state import EVERY_S, TEACHER, Position, State, StateKeeper
+from effvit.state import EVERY_S, TEACHER, Position, State, StateKeeper, Work
 from effvit.teacher import Teacher, open_teacher, require_fitting, teacher_of
 from effvit.training import train
 from effvit.transfer import transfer
@@ -43,9 +43,10 @@ from effvit.weights import AUTO, Architecture, InitialModel, initial_model, squa
 class Finetuning:
     """What to fine-tune. Everything left out follows from the data: see `ImageData.hints`.
 
-    `resolution` is (height, width) px, `recipe` holds the fields of Recipe to change, `threads` and `workers` None mean
-    what suits the machine and the data. `teacher` is the folder of an exact run to learn from; backbone, resolution,
-    patch and weights that are left out are then its. The state to resume from is saved at least every `save_every_s`.
+    `resolution` is (height, width) px. `preset` names a recipe (None: quick), `recipe` holds fields to change of it.
+    `threads` and `workers` None mean what suits the machine and the data. `teacher` is the folder of an exact run to
+    learn from; backbone, resolution, patch and weights that are left out are then its. The state to resume from is
+    saved at least every `save_every_s`.
     """
 
     swaps: tuple[Swap, ...]
@@ -59,6 +60,7 @@ class Finetuning:
     threads: int | None = None
     teacher: Path | None = None
     save_every_s: float = EVERY_S
+    preset: str | None = None
 
 
 class Listener:
@@ -103,35 +105,36 @@ def finetune(
     listener = listener or Listener()
     device = device_called(request.device)
     torch.set_num_threads(request.threads or usable_cores())
-    changes = recipe_changes(request)
-    asked = replace(Recipe(), **changes)
-    taught_by = None if request.teacher is None else open_teacher(request.teacher)
-    if taught_by is not None:
-        request = _following(request, taught_by, data)
-    torch.manual_seed(asked.seed)
-    initial = _initial(request, data, asked.drop_path)
-    from_scratch = initial.weights.origin == "random"
-    recipe = replace(default_recipe(data.hints, from_scratch=from_scratch, taught=taught_by is not None), **changes)
-    teacher = teacher_of(taught_by, initial, request.model or data.hints.model, recipe, data)
+    plan = _planned(request, data)
+    initial, recipe, teacher = plan.initial, plan.recipe, plan.teacher
     for warning in initial.warnings:
         listener.warn(warning)
     record = replace(
-        _record(request, data, initial, recipe, device), teacher=None if teacher is None else teacher.record
+        _record(plan.request, data, initial, recipe, device), teacher=None if teacher is None else teacher.record
     )
     folder = new_folder(out, name, record)
     with claimed(folder):
         # The state before the record: a run that can be found can be gone on with.
         position = Position("transfer" if recipe.transfer_epochs and teacher is not None else "training")
         with Interruption(listener.stopping) as interruption:
-            place = None if taught_by is None else str(taught_by.folder.resolve())
+            place = None if request.teacher is None else str(request.teacher.resolve())
             keeper = StateKeeper(folder, request.save_every_s, interruption, place)
             if teacher is not None and teacher.record.weights is None:
                 save_weights(folder / TEACHER, teacher.model)
-            keeper.save(position, initial.model)
+            keeper.save(position, Work(initial.model))
             run = Run(folder, record).updated(record)
             listener.begin(run)
-            workers, state = workers_for(request, data), State(position, {}, {})
+            workers, state = workers_for(request, data), State(position)
             return carry_out(Training(run, initial.model, teacher, data, device, workers, keeper, state), listener)
+
+
+def recipe_of(request: Finetuning, data: ImageData) -> Recipe:
+    """Return the recipe that `finetune` would follow, which depends on whether there are weights to start from.
+
+    Raises:
+        EffvitError: Any of the tree in errors.py that `finetune` raises before it begins.
+    """
+    return _planned(request, data).recipe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,6 +192,33 @@ def carry_out(training: Training, listener: Listener) -> Run:
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """A request with all that it left out."""
+
+    request: Finetuning
+    initial: InitialModel
+    recipe: Recipe
+    teacher: Teacher | None
+
+
+def _planned(request: Finetuning, data: ImageData) -> _Plan:
+    changes = recipe_changes(request)
+    taught_by = None if request.teacher is None else open_teacher(request.teacher)
+    if taught_by is not None:
+        request = _following(request, taught_by, data)
+    taught, preset = taught_by is not None, request.preset or QUICK
+    # Whatever the weights: the depth rate is the model's, the seed that of weights which are not there.
+    asked = replace(default_recipe(data.hints, from_scratch=True, taught=taught, preset=preset), **changes)
+    torch.manual_seed(asked.seed)
+    initial = _initial(request, data, asked.drop_path)
+    from_scratch = initial.weights.origin == "random"
+    recipe = default_recipe(data.hints, from_scratch=from_scratch, taught=taught, preset=preset)
+    recipe = replace(recipe, **changes)
+    teacher = teacher_of(taught_by, initial, request.model or data.hints.model, recipe, data)
+    return _Plan(request, initial, recipe, teacher)
+
+
 def _initial(request: Finetuning, data: ImageData, drop_path: float) -> InitialModel:
     resolution = request.resolution
     if resolution is None and request.model is None and data.hints.resolution is not None:
@@ -228,10 +258,7 @@ def _following(request: Finetuning, teacher: Run, data: ImageData) -> Finetuning
 def recipe_changes(request: Finetuning) -> dict[str, Any]:
     """Return the recipe fields to change, checked: before a model is built or downloaded."""
     changes = dict(request.recipe or {})
-    known = [field.name for field in fields(Recipe)]
-    for field in changes:
-        if field not in known:
-            raise UnknownNameError("recipe field", field, known)
+    check_names(changes)
     try:
         msgspec.convert(changes, Recipe)
     except msgspec.ValidationError as error:

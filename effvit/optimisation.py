@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -23,8 +23,9 @@ from effvit.preprocessing import training_transform
 from effvit.randomness import derived_seed
 from effvit.run import RunRecord
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Takes images `(batch, 3, height, width)` and labels `(batch,)`, both on the device."""
+Loss = Callable[[Tensor, Tensor], Iterable[Tensor]]
+"""Takes images `(batch, 3, height, width)` and labels `(batch,)`, both on the device, and yields what adds up to the
+loss: of each part of the batch its share, computed when the gradients of the parts before are added up."""
 DRAWN_BY_STEPS = 1
 """Tells what a step draws (stochastic depth, mixup) from what its images' augmentation draws."""
 
@@ -169,16 +170,19 @@ class Optimisation:
         highest: float = max(group["lr"] for group in self.optimizer.param_groups)
         return highest
 
-    def _step(self, loss: Tensor) -> float:
+    def _step(self, losses: Iterable[Tensor]) -> float:
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        shares = []
+        for loss in losses:
+            self.scaler.scale(loss).backward()
+            shares.append(loss.detach())
         if self.clip is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return float(loss.detach())
+        return float(sum(shares[1:], shares[0]))
 
 
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from effvit.data.base import ImageData
 from effvit.errors import CheckpointError, DataError, UsageError
 from effvit.finetune import Finetuning, Listener, Training, carry_out, device_called, recipe_changes, workers_for
 from effvit.interruption import Interruption
+from effvit.recipe import default_recipe
 from effvit.run import LAST, RECORD, WEIGHTS, Run, RunRecord, open_run
 from effvit.spec import Swap, mix_name
 from effvit.state import STATE, TEACHER, Position, State, StateKeeper, read_state
@@ -60,7 +61,7 @@ def resume(run: Run, asked: Finetuning, data: ImageData, *, listener: Listener |
         run = open_run(run.folder)  # another process may have finished it meanwhile
         _require_unfinished(run)
         state = read_state(run.folder)
-        _require_same(asked, run, state.position)
+        _require_same(asked, run, state.position, data)
         _require_same_images(data, run)
         device = device_called(run.record.device)
         torch.set_num_threads(run.record.environment.threads)
@@ -81,9 +82,9 @@ def _require_unfinished(run: Run) -> None:
         )
 
 
-def _require_same(asked: Finetuning, run: Run, position: Position) -> None:
+def _require_same(asked: Finetuning, run: Run, position: Position, data: ImageData) -> None:
     """Check that what was asked for, as far as it was, is what the run was begun with."""
-    for what, begun, now in _settings(asked, run.record, position):
+    for what, begun, now in (*_settings(asked, run.record, position), *_recipe(asked, run.record, data)):
         if begun != now:
             raise UsageError(
                 f"the run {run.name} was begun with {what} {begun}, not {now}",
@@ -111,7 +112,15 @@ def _settings(asked: Finetuning, record: RunRecord, position: Position) -> Itera
         yield "a number of threads of", record.environment.threads, asked.threads
     if asked.teacher is not None:
         yield "the teacher", position.teacher, str(asked.teacher.resolve())
-    for field, value in recipe_changes(asked).items():
+
+
+def _recipe(asked: Finetuning, record: RunRecord, data: ImageData) -> Iterator[tuple[str, object, object]]:
+    changes = recipe_changes(asked)
+    if asked.preset is not None:
+        from_scratch, taught = record.weights.origin == "random", record.recipe.distill_weight > 0
+        whole = default_recipe(data.hints, from_scratch=from_scratch, taught=taught, preset=asked.preset)
+        changes = {field.name: getattr(whole, field.name) for field in fields(whole)} | changes
+    for field, value in changes.items():
         yield field, getattr(record.recipe, field), value
 
 

@@ -26,7 +26,7 @@ STATE, TEACHER = "state.safetensors", "teacher.safetensors"
 SCHEMA = "effvit.state/1"
 EVERY_S = 600.0
 """How often a state is saved within an epoch: for a ViT-B it is 1 GB."""
-_POSITION, _MODEL, _OPTIMISER = "position", "model.", "optimiser."
+_POSITION, _MODEL, _OPTIMISER, _AVERAGE = "position", "model.", "optimiser.", "average."
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,24 @@ class Position:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """A position with the tensors that belong to it; without any for the optimiser at the start of a phase."""
+    """A position with the tensors that belong to it; at the start of a phase those of the model alone.
+
+    `average` is the moving average of the model.
+    """
 
     position: Position
-    model: Mapping[str, Tensor]
-    optimiser: Mapping[str, Tensor]
+    model: Mapping[str, Tensor] = field(default_factory=dict)
+    optimiser: Mapping[str, Tensor] = field(default_factory=dict)
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """What a training works on: a model, and once it has begun, an optimiser and perhaps the model's moving average."""
+
+    model: nn.Module
+    optimisation: Optimisation | None = None
+    average: nn.Module | None = None
 
 
 class StateKeeper:
@@ -82,21 +95,23 @@ class StateKeeper:
         self.every_s, self.interruption, self.teacher = every_s, interruption, teacher
         self._saved_s = time.monotonic()
 
-    def save(self, position: Position, model: nn.Module, optimisation: Optimisation | None = None) -> None:
+    def save(self, position: Position, work: Work) -> None:
         """Write the state, whole or not at all.
 
         Raises:
             StorageError: The disk is full, or the folder cannot be written; the state before is intact.
         """
-        tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
-        if optimisation is not None:
-            tensors |= {_OPTIMISER + name: tensor for name, tensor in optimisation.tensors().items()}
-            position = replace(position, scaler=optimisation.scaler.state_dict())
+        tensors = _above(_MODEL, work.model.state_dict())
+        if work.optimisation is not None:
+            tensors |= _above(_OPTIMISER, work.optimisation.tensors())
+            position = replace(position, scaler=work.optimisation.scaler.state_dict())
+        if work.average is not None:
+            tensors |= _above(_AVERAGE, work.average.state_dict())
         position = replace(position, teacher=self.teacher)
         save_tensors(self.path, tensors, {_POSITION: msgspec.json.encode(position).decode()})
         self._saved_s = time.monotonic()
 
-    def after_step(self, position: Position, model: nn.Module, optimisation: Optimisation) -> None:
+    def after_step(self, position: Position, work: Work) -> None:
         """Write the state if it is time to.
 
         Raises:
@@ -105,18 +120,18 @@ class StateKeeper:
         """
         asked_to_stop = self.interruption is not None and self.interruption.asked
         if asked_to_stop or time.monotonic() - self._saved_s >= self.every_s:
-            self.save(position, model, optimisation)
+            self.save(position, work)
         if asked_to_stop:
             raise KeyboardInterrupt
 
-    def after_epoch(self, position: Position, model: nn.Module, optimisation: Optimisation | None) -> None:
+    def after_epoch(self, position: Position, work: Work) -> None:
         """Write the state.
 
         Raises:
             KeyboardInterrupt: The training was asked to stop; the state is written.
             StorageError: The disk is full, or the folder cannot be written; the state before is intact.
         """
-        self.save(position, model, optimisation)
+        self.save(position, work)
         if self.interruption is not None and self.interruption.asked:
             raise KeyboardInterrupt
 
@@ -144,7 +159,11 @@ def read_state(folder: Path) -> State:
         raise CheckpointError(f"{path} is damaged or of another effvit: {first_line(error)}", hint) from error
     if position.schema != SCHEMA:
         raise CheckpointError(f"{path} has schema {position.schema!r}, not {SCHEMA!r}", "use the effvit that wrote it")
-    return State(position, _below(_MODEL, tensors), _below(_OPTIMISER, tensors))
+    return State(position, *(_below(prefix, tensors) for prefix in (_MODEL, _OPTIMISER, _AVERAGE)))
+
+
+def _above(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

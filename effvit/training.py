@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,9 +11,10 @@ import torch
 from timm.data.mixup import Mixup
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
-from timm.optim import create_optimizer_v2
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import AdamW
 
 from effvit.accuracy import Accuracy, balanced_top1, top1, top5
 from effvit.checkpoint import save_weights
@@ -32,9 +33,10 @@ from effvit.optimisation import (
     mixed_precision,
     training_batches,
 )
+from effvit.parameters import parameter_groups
 from effvit.preprocessing import Preprocessing, normalise
 from effvit.run import LAST, WEIGHTS, EpochRecord, Run, RunInProgress
-from effvit.state import Position, State, StateKeeper
+from effvit.state import Position, State, StateKeeper, Work
 
 EVALUATION_BATCH = 128
 GUARD = Guard("epoch", "lower --lr; the checkpoint of the last finished epoch is intact")
@@ -84,7 +86,7 @@ def train(
 
 
 def validate(
-    model: VisionTransformer, batches: EvaluationBatches, preprocessing: Preprocessing, device: torch.device
+    model: nn.Module, batches: EvaluationBatches, preprocessing: Preprocessing, device: torch.device
 ) -> Validation:
     """Return accuracy and loss of `model` on the images of `batches`.
 
@@ -143,6 +145,12 @@ class _Trainer:
             data.val, self.record.preprocessing, *self.record.spec.trained, batch=EVALUATION_BATCH
         )
         self.optimisation = self._optimisation()
+        self.average: ModelEmaV3 | None = None
+        if recipe.ema_decay:
+            # Warmed up: an average over 1000 steps would mostly hold the initial weights for as long.
+            self.average = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
+        self.kept: nn.Module = self.model if self.average is None else self.average.module
+        self.work = Work(self.model, self.optimisation, None if self.average is None else self.average.module)
         self.mixup = self._mixup(len(data.classes))
         self.criterion: nn.Module = LabelSmoothingCrossEntropy(recipe.label_smoothing)
         if self.mixup is not None:
@@ -151,13 +159,7 @@ class _Trainer:
     def train(
         self, on_step: Callable[[Step], None], on_epoch: Callable[[EpochRecord], None], state: State | None
     ) -> None:
-        position = Position("training") if state is None else state.position
-        if state is not None and state.optimiser:
-            self.optimisation.restore(state.optimiser, position.scaler)
-        # A study trains one variant after the other in one process; each has a peak of its own.
-        forget_peak()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        position = self._begin(state or State(Position("training")))
         for index in range(position.epoch, self.recipe.epochs):
             self.model.train()
             best = self.progress.run.record.best
@@ -165,7 +167,7 @@ class _Trainer:
                 index,
                 self.recipe.epochs,
                 self.batches,
-                self._loss,
+                self._losses,
                 on_step,
                 None if best is None else best.top1,
                 begun=position.begun if index == position.epoch else NOT_BEGUN,
@@ -173,19 +175,37 @@ class _Trainer:
             )
             record = self._validated(index, epoch)
             if best is None or record.top1 > best.top1:
-                save_weights(self.folder / WEIGHTS, self.model)
+                save_weights(self.folder / WEIGHTS, self.kept)
                 self.progress.best(record)
-            save_weights(self.folder / LAST, self.model)
+            save_weights(self.folder / LAST, self.kept)
             self.progress.run.append_epoch(record)
             on_epoch(record)
-            self.keeper.after_epoch(Position("training", index + 1), self.model, self.optimisation)
+            self.keeper.after_epoch(Position("training", index + 1), self.work)
+
+    def _begin(self, state: State) -> Position:
+        if state.optimiser:
+            self.optimisation.restore(state.optimiser, state.position.scaler)
+        if state.average and self.average is not None:
+            self.average.module.load_state_dict(state.average)
+        # A study trains one variant after the other in one process; each has a peak of its own.
+        forget_peak()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        return state.position
 
     def _after_step(self, index: int, begun: Begun) -> None:
-        self.keeper.after_step(Position("training", index, begun), self.model, self.optimisation)
+        if self.average is not None:
+            self.average.update(self.model, step=index * len(self.batches) + begun.steps)
+        self.keeper.after_step(Position("training", index, begun), self.work)
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _losses(self, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
         if self.mixup is not None:
             images, labels = self.mixup(images, labels)
+        parts = min(self.recipe.accumulate, len(images))
+        for some, their in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            yield self._loss(some, their) * (len(some) / len(images))
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         with mixed_precision(self.device):
             logits = self.model(images).float()
             loss: Tensor = self.criterion(logits, labels)
@@ -198,7 +218,7 @@ class _Trainer:
 
     def _validated(self, index: int, epoch: Epoch) -> EpochRecord:
         record = self.record
-        validation = validate(self.model, self.held_out, record.preprocessing, self.device)
+        validation = validate(self.kept, self.held_out, record.preprocessing, self.device)
         # The last step of an epoch can ruin the weights without a loss that shows it.
         GUARD.require_finite(validation.loss, f"on the held-out images after epoch {index + 1}")
         accuracy = validation.accuracy
@@ -219,14 +239,7 @@ class _Trainer:
 
     def _optimisation(self) -> Optimisation:
         recipe = self.recipe
-        optimizer = create_optimizer_v2(
-            self.model,
-            "adamw",
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            layer_decay=recipe.layer_decay,
-            fused=True,
-        )
+        optimizer = AdamW(parameter_groups(self.model, recipe), lr=recipe.learning_rate, fused=True)
         schedule = cosine_schedule(
             optimizer, recipe.learning_rate, recipe.epochs, len(self.batches), warmup_epochs=recipe.warmup_epochs
         )

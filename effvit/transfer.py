@@ -36,7 +36,7 @@ from effvit.optimisation import (
 )
 from effvit.preprocessing import normalise
 from effvit.run import LAST, Run, RunInProgress, TransferEpoch, TransferRecord
-from effvit.state import Position, State, StateKeeper, TransferSoFar
+from effvit.state import Position, State, StateKeeper, TransferSoFar, Work
 from effvit.teacher import Teacher, swapped_layers
 from effvit.training import EVALUATION_BATCH, validate
 
@@ -75,7 +75,7 @@ def transfer(
         record = _Transfer(run, student, teacher, data, device, workers, keeper).carry_out(on_step, on_epoch, state)
         save_weights(run.folder / LAST, student)
         transferred = run.updated(replace(run.record, transfer=record))
-        keeper.save(Position("training"), student)
+        keeper.save(Position("training"), Work(student))
         return transferred
 
 
@@ -262,7 +262,7 @@ class _Transfer:
             self._finish_epoch(record)
             on_epoch(record)
             # The next stage has an optimiser of its own.
-            self.keeper.after_epoch(self.position, self.student, optimisation if index + 1 < until else None)
+            self.keeper.after_epoch(self.position, Work(self.student, optimisation if index + 1 < until else None))
 
     def _optimisation(self, parameters: list[nn.Parameter]) -> Optimisation:
         recipe = self.recipe
@@ -276,7 +276,7 @@ class _Transfer:
         return optimisation
 
     def _after_step(self, optimisation: Optimisation, begun: Begun) -> None:
-        self.keeper.after_step(replace(self.position, begun=begun), self.student, optimisation)
+        self.keeper.after_step(replace(self.position, begun=begun), Work(self.student, optimisation))
 
     def _finish_epoch(self, record: TransferEpoch) -> None:
         so_far = self.position.transfer
@@ -284,14 +284,14 @@ class _Transfer:
         so_far = replace(so_far, epochs=(*so_far.epochs, record))
         self.position = Position("transfer", record.epoch, transfer=so_far)
 
-    def _forced_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _forced_loss(self, images: Tensor, labels: Tensor) -> list[Tensor]:
         with mixed_precision(self.device):
-            return teacher_forced_errors(self.student, self.teacher, images).mean()
+            return [teacher_forced_errors(self.student, self.teacher, images).mean()]
 
-    def _free_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _free_loss(self, images: Tensor, labels: Tensor) -> list[Tensor]:
         with mixed_precision(self.device):
             features, layers = free_running_errors(self.student, self.teacher, images)
-            return features + layers
+            return [features + layers]
 
     def _errors(self, when: str) -> tuple[float, ...]:
         """Return each layer's error on the held-out images, the mean over batches weighed by their images."""

@@ -146,3 +146,31 @@ def test_a_curve_rises_from_the_lowest_to_the_highest_block() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (720, "12 min"), (12600, "3.5 h")])
 def test_times_are_in_what_fits(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_recipe_is_shown_and_nothing_done(effvit: Effvit, tmp_path: Path) -> None:
+    asked = (
+        "finetune",
+        "--weights",
+        "none",
+        "--recipe",
+        "strong",
+        "--set",
+        "mixup=0.5",
+        "--epochs",
+        "3",
+        "--show-recipe",
+    )
+    shown = json.loads(effvit(*asked, "--json").out)
+    assert (shown["mixup"], shown["cutmix"], shown["epochs"], shown["horizontal_flip"]) == (0.5, 1.0, 3, 0.0)
+    answer = effvit(*asked)
+    assert answer.code == 0
+    rows = dict(line.split(maxsplit=1) for line in answer.out.splitlines())
+    assert (rows["crop_scale"].strip(), rows["layer_decay"].strip(), rows["mixup"].strip()) == (
+        "0.9,1.0",
+        "none",
+        "0.5",
+    )
+    assert not (tmp_path / "runs").exists()
+    refused(effvit("finetune", "--recipe", "strng"), 2, "there is no recipe named 'strng'", "did you mean strong?")
+    refused(effvit("finetune", "--set", "mixup=lots"), 2, "mixup cannot be 'lots'", "--show-recipe")
