@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,25 +15,41 @@ from effvit.cli.options import (
     pairs_from_texts,
     resolutions_from_text,
 )
-from effvit.cli.output import CountingBar, hint, progress_bars, say, write_json
+from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
 from effvit.errors import UsageError
-from effvit.interruption import advising
 from effvit.mix import parse_blocks, parse_mix
 from effvit.spec import BASELINE
+
+if TYPE_CHECKING:
+    from effvit.recipe import Recipe
+    from effvit.run import Run
+
+DEFAULT_DATA, SAVE_MINUTES = "digits", 10.0
 
 
 def finetune(
     model: Annotated[
-        str | None, typer.Argument(help="timm model [default: what suits the data]", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[MODEL|RUN]",
+            help="timm model [default: what suits the data]; with --resume the run [default: the newest unfinished]",
+            show_default=False,
+        ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="go on with RUN, which was cut short; its settings are those it was begun with"),
+    ] = False,
     attn: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--attn",
             metavar="NAME|MIX",
-            help="attention variant, see `effvit list attention`; a mix is written 0-3:atrous,4-11:linformer",
+            help="attention variant, see `effvit list attention`; a mix is written 0-3:atrous,4-11:linformer "
+            f"[default: {BASELINE}]",
+            show_default=False,
         ),
-    ] = BASELINE,
+    ] = None,
     attn_option: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,8 +58,13 @@ def finetune(
     ] = None,
     layers: Annotated[str | None, typer.Option(metavar="0-9", help="swap these blocks only")] = None,
     data: Annotated[
-        str, typer.Option(metavar="NAME|PATH", help="data set or ImageFolder, with or without train/ val/")
-    ] = "digits",
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH",
+            help=f"data set or ImageFolder, with or without train/ val/ [default: {DEFAULT_DATA}]",
+            show_default=False,
+        ),
+    ] = None,
     weights: Annotated[
         str,
         typer.Option(
@@ -58,6 +79,17 @@ def finetune(
     patch: Annotated[
         int | None, typer.Option(metavar="PX", min=1, help="patch size [default: the model's own]")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="quick, standard or strong; what follows changes it [default: quick]"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="any field of the recipe, see --show-recipe; repeatable"),
+    ] = None,
+    show_recipe: Annotated[
+        bool, typer.Option("--show-recipe", help="print the recipe that would be followed, and do nothing")
+    ] = False,
     epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="passes over the training part")] = None,
     batch: Annotated[int | None, typer.Option(metavar="N", min=1, help="images a step")] = None,
     lr: Annotated[float | None, typer.Option(metavar="X", help="peak learning rate")] = None,
@@ -100,6 +132,9 @@ def finetune(
     ] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", min=0, help="processes that load images")] = None,
     threads: ThreadsOption = None,
+    save_minutes: Annotated[
+        float, typer.Option(metavar="N", min=0, help="save, at least so often, the state that --resume needs")
+    ] = SAVE_MINUTES,
     skip_corrupt: SkipCorruptOption = False,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="the run's name [default: model, attention, data, time]")
@@ -109,7 +144,7 @@ def finetune(
 ) -> None:
     """Swap the attention of a timm Vision Transformer, fine-tune it, and write a run.
 
-    Every epoch ends with the last and the best checkpoint on disk.
+    Every epoch ends with the last and the best checkpoint on disk. Stopped at any moment, it goes on with --resume.
     """
     changes = {
         "epochs": epochs,
@@ -131,38 +166,80 @@ def finetune(
     if len(sizes) > 1:
         raise UsageError(f"a run is trained at one size, not at {res}", "fine-tune once for each size")
     blocks = parse_blocks(layers) if layers is not None else None
-    swaps = parse_mix(attn, pairs_from_texts(attn_option), blocks)
+    if resume and attn is None and (attn_option or blocks):
+        raise UsageError("--attn-option and --layers say nothing without --attn", "leave them out to go on as begun")
+    written = attn if resume else attn or BASELINE
+    swaps = () if written is None else parse_mix(written, pairs_from_texts(attn_option), blocks)
 
     from effvit.data.base import load_data
-    from effvit.finetune import Finetuning
+    from effvit.finetune import Finetuning, recipe_of
     from effvit.finetune import finetune as run_finetuning
+    from effvit.recipe import changes_from_texts
+    from effvit.resume import resume as run_resumption
+    from effvit.resume import unfinished_run
     from effvit.run import resolve_runs
     from effvit.surgery import pick_variant
 
+    set_one_by_one = changes_from_texts(pairs_from_texts(settings))
     for swap in swaps:
         pick_variant(swap.attention)  # a misspelt name must not wait for the images to be checked
     request = Finetuning(
         swaps=swaps,
-        model=model,
+        model=None if resume else model,
         weights=weights,
         resolution=sizes[0],
         patch=patch,
-        recipe={key: value for key, value in changes.items() if value is not None},
+        preset=recipe,
+        recipe=set_one_by_one | {key: value for key, value in changes.items() if value is not None},
         device=device,
         workers=workers,
         threads=threads,
         teacher=None if teacher is None else resolve_runs(runs, [teacher], [])[0].folder,
+        save_every_s=60 * save_minutes,
     )
-    from effvit.cli.training import TrainingDisplay, warn_of_skipped
+    from effvit.cli.training import TrainingDisplay, offering_to_resume, warn_of_skipped
 
+    unfinished = unfinished_run(runs, model or name) if resume else None
+    if unfinished is not None:
+        begun = unfinished.record.data
+        data, skip_corrupt = data or begun.name, skip_corrupt or bool(begun.skipped)
     with progress_bars() as progress:
-        images = load_data(
-            data, skip_corrupt=skip_corrupt, progress=CountingBar(progress, "checking images", "checked")
-        )
+        checking = CountingBar(progress, "checking images", "checked")
+        images = load_data(data or DEFAULT_DATA, skip_corrupt=skip_corrupt, progress=checking)
         warn_of_skipped(images)
+        if show_recipe:
+            _show_recipe(recipe_of(request, images) if unfinished is None else unfinished.record.recipe, json=json)
+            return
         display = TrainingDisplay(progress)
-        with advising(display.left):
-            run = run_finetuning(request, images, out=runs, name=name, listener=display)
+        with offering_to_resume(display):
+            if unfinished is not None:
+                run = run_resumption(unfinished, request, images, listener=display)
+            else:
+                run = run_finetuning(request, images, out=runs, name=name, listener=display)
+    _show(run, json=json)
+
+
+def _show_recipe(recipe: Recipe, *, json: bool) -> None:
+    if json:
+        import msgspec
+
+        write_json(msgspec.json.encode(recipe))
+        return
+    from dataclasses import fields
+
+    from effvit.cli.render import names_table
+
+    show(names_table([(field.name, _written(getattr(recipe, field.name))) for field in fields(recipe)]))
+
+
+def _written(value: object) -> str:
+    """Return a field's value as --set takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def _show(run: Run, *, json: bool) -> None:
     if json:
         import msgspec
 

@@ -18,6 +18,7 @@ from effvit.cli import (
     cmd_list,
     cmd_profile,
     cmd_report,
+    cmd_runs,
     cmd_study,
 )
 from effvit.cli.output import discard_stdout, report_error, say, write
@@ -62,6 +63,7 @@ app.command("doctor", short_help="say what this machine can run")(cmd_doctor.doc
 app.command("list", short_help="list attention variants, backends, metrics, data or models")(cmd_list.list_names)
 app.command("attention", short_help="show what attention variants are and promise on paper")(cmd_attention.attention)
 app.command("finetune", short_help="swap the attention of a model and fine-tune it")(cmd_finetune.finetune)
+app.add_typer(cmd_runs.app, name="runs", short_help="list runs, and show the curves of one")
 app.command("evaluate", short_help="measure accuracy through any backend")(cmd_evaluate.evaluate)
 app.command("export", short_help="write ONNX graphs and TensorRT engines, verified")(cmd_export.export)
 app.command("profile", short_help="measure latency, throughput, memory, accuracy")(cmd_profile.profile)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.progress import Progress
 
 from effvit.cli.output import say, warn
 from effvit.data.base import ImageData
+from effvit.errors import CheckFailedError, EffvitError
 from effvit.finetune import Listener
 from effvit.optimisation import Step
 from effvit.recipe import Recipe
 from effvit.run import EpochRecord, Run, TransferEpoch, TransferRecord
+from effvit.state import Position
 
 _NAMED = 3
 
@@ -20,17 +25,8 @@ class TrainingDisplay(Listener):
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("starting", total=None, detail="")
-        self._run: Run | None = None
-        self._epochs = 0
 
-    def left(self) -> str:
-        """Return what there is of the run now, and how to go on: the end of a sentence."""
-        if self._run is None:
-            return "training had not begun"
-        if not self._epochs:
-            return f"no epoch was finished: remove {self._run.folder} and start again"
-        epochs = f"{self._epochs} epoch{'s' if self._epochs > 1 else ''} of {self._run.record.recipe.epochs}"
-        return f"{self._run.folder} keeps the best of {epochs}: measure it with `effvit profile {self._run.name}`"
+        self.run: Run | None = None
 
     def close(self) -> None:
         """Take the bar away; the lines of the epochs stay."""
@@ -40,7 +36,7 @@ class TrainingDisplay(Listener):
         warn(text)
 
     def begin(self, run: Run) -> None:
-        self._run, record = run, run.record
+        self.run, record = run, run.record
         height, width = record.spec.trained
         say(
             f"{record.spec.backbone} with {record.spec.attention} attention at {height} x {width} px, "
@@ -53,6 +49,14 @@ class TrainingDisplay(Listener):
 
         if record.teacher is not None:
             say(_lesson(record.teacher.name, record.recipe))
+
+    def resume(self, run: Run, position: Position) -> None:
+        self.run = run
+        phase = "transfer epoch" if position.phase == "transfer" else "epoch"
+        say(f"{run.name} goes on in {phase} {position.epoch + 1}, after {position.begun.steps} of its steps")
+
+    def stopping(self) -> None:
+        say("stopping after this step, with its state saved; press Ctrl-C again to stop at once")
 
     def transfer_step(self, step: Step) -> None:
         self._advance(step, "transfer", f"error {step.loss:.3f}")
@@ -76,7 +80,6 @@ class TrainingDisplay(Listener):
         self._advance(step, "epoch", f"loss {step.loss:.3f}{top1}")
 
     def epoch(self, record: EpochRecord) -> None:
-        self._epochs = record.epoch
         top5 = "" if record.top5 is None else f", top-5 {record.top5:.1%}"
         memory = "" if record.host_peak_bytes is None else f", peak memory {record.host_peak_bytes / 2**20:.0f} MiB"
         say(
@@ -93,6 +96,17 @@ class TrainingDisplay(Listener):
             total=step.epochs * step.steps,
             detail=f"{detail}, {step.images_per_s:.0f} images/s",
         )
+
+
+@contextmanager
+def offering_to_resume(display: TrainingDisplay) -> Iterator[None]:
+    """Say how a run goes on if it is cut short by what a user can set right; a loss that exploded would do so again."""
+    try:
+        yield
+    except (EffvitError, KeyboardInterrupt) as error:
+        if display.run is not None and not isinstance(error, CheckFailedError):
+            say(f"go on with `effvit finetune --resume {display.run.name}`")
+        raise
 
 
 def _lesson(teacher: str, recipe: Recipe) -> str:

@@ -7,6 +7,7 @@ import pickle
 import re
 import struct
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -42,10 +43,19 @@ def save_weights(path: Path, model: nn.Module) -> None:
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_tensors(path, model.state_dict(), {"format": "pt"})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write `tensors`, and texts beside them, to `path` as safetensors, whole or not at all.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={"format": "pt"})
+            save_file(on_host, temporary, metadata=dict(metadata))
         except SafetensorError as error:  # the library wraps the operating system's error in text
             code = re.search(r"os error (\d+)", str(error))
             raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(0, str(error))) from error

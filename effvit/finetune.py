@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from effvit.backbone import resolution_of
+from effvit.checkpoint import save_weights
+from effvit.claim import claimed
 from effvit.data.base import ImageData
 from effvit.environment import capture_environment, usable_cores
-from effvit.errors import UnavailableError, UnknownNameError, UsageError
+from effvit.errors import UnavailableError, UsageError
+from effvit.interruption import Interruption
 from effvit.optimisation import Step
 from effvit.preprocessing import preprocessing_of
-from effvit.recipe import Recipe, default_recipe
+from effvit.recipe import QUICK, Recipe, check_names, default_recipe
 from effvit.run import (
     DataRecord,
     EpochRecord,
@@ -24,11 +28,12 @@ from effvit.run import (
     RunRecord,
     TransferEpoch,
     TransferRecord,
-    create_run,
+    new_folder,
     now,
 )
 from effvit.spec import ModelSpec, Swap
-from effvit.teacher import open_teacher, require_fitting, teacher_of
+from effvit.state import EVERY_S, TEACHER, Position, State, StateKeeper, Work
+from effvit.teacher import Teacher, open_teacher, require_fitting, teacher_of
 from effvit.training import train
 from effvit.transfer import transfer
 from effvit.weights import AUTO, Architecture, InitialModel, initial_model, square_patch
@@ -38,9 +43,10 @@ from effvit.weights import AUTO, Architecture, InitialModel, initial_model, squa
 class Finetuning:
     """What to fine-tune. Everything left out follows from the data: see `ImageData.hints`.
 
-    `resolution` is (height, width) px, `recipe` holds the fields of Recipe to change, `threads` and `workers` None mean
-    what suits the machine and the data. `teacher` is the folder of an exact run to learn from; backbone, resolution,
-    patch and weights that are left out are then its.
+    `resolution` is (height, width) px. `preset` names a recipe (None: quick), `recipe` holds fields to change of it.
+    `threads` and `workers` None mean what suits the machine and the data. `teacher` is the folder of an exact run to
+    learn from; backbone, resolution, patch and weights that are left out are then its. The state to resume from is
+    saved at least every `save_every_s`.
     """
 
     swaps: tuple[Swap, ...]
@@ -53,6 +59,8 @@ class Finetuning:
     workers: int | None = None
     threads: int | None = None
     teacher: Path | None = None
+    save_every_s: float = EVERY_S
+    preset: str | None = None
 
 
 class Listener:
@@ -63,6 +71,12 @@ class Listener:
 
     def begin(self, run: Run) -> None:
         """The run folder exists and training begins."""
+
+    def resume(self, run: Run, position: Position) -> None:
+        """Training goes on where it was cut short."""
+
+    def stopping(self) -> None:
+        """Training was asked to stop, and will once its state is saved."""
 
     def step(self, step: Step) -> None:
         """One optimiser step is done."""
@@ -89,51 +103,120 @@ def finetune(
         EffvitError: Any of the tree in errors.py; a run folder then holds what was finished.
     """
     listener = listener or Listener()
-    device = _device(request.device)
+    device = device_called(request.device)
     torch.set_num_threads(request.threads or usable_cores())
-    changes = _recipe_changes(request)
-    asked = replace(Recipe(), **changes)
-    taught_by = None if request.teacher is None else open_teacher(request.teacher)
-    if taught_by is not None:
-        request = _following(request, taught_by, data)
-    torch.manual_seed(asked.seed)
-    initial = _initial(request, data, asked.drop_path)
-    from_scratch = initial.weights.origin == "random"
-    recipe = replace(default_recipe(data.hints, from_scratch=from_scratch, taught=taught_by is not None), **changes)
-    teacher = teacher_of(taught_by, initial, request.model or data.hints.model, recipe, data)
+    plan = _planned(request, data)
+    initial, recipe, teacher = plan.initial, plan.recipe, plan.teacher
     for warning in initial.warnings:
         listener.warn(warning)
     record = replace(
-        _record(request, data, initial, recipe, device), teacher=None if teacher is None else teacher.record
+        _record(plan.request, data, initial, recipe, device), teacher=None if teacher is None else teacher.record
     )
-    run = create_run(out, name, record)
-    listener.begin(run)
-    workers = request.workers if request.workers is not None else _suitable_workers(data)
-    if teacher is not None and recipe.transfer_epochs:
+    folder = new_folder(out, name, record)
+    with claimed(folder):
+        # The state before the record: a run that can be found can be gone on with.
+        position = Position("transfer" if recipe.transfer_epochs and teacher is not None else "training")
+        with Interruption(listener.stopping) as interruption:
+            place = None if request.teacher is None else str(request.teacher.resolve())
+            keeper = StateKeeper(folder, request.save_every_s, interruption, place)
+            if teacher is not None and teacher.record.weights is None:
+                save_weights(folder / TEACHER, teacher.model)
+            keeper.save(position, Work(initial.model))
+            run = Run(folder, record).updated(record)
+            listener.begin(run)
+            workers, state = workers_for(request, data), State(position)
+            return carry_out(Training(run, initial.model, teacher, data, device, workers, keeper, state), listener)
+
+
+def recipe_of(request: Finetuning, data: ImageData) -> Recipe:
+    """Return the recipe that `finetune` would follow, which depends on whether there are weights to start from.
+
+    Raises:
+        EffvitError: Any of the tree in errors.py that `finetune` raises before it begins.
+    """
+    return _planned(request, data).recipe
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """A training that is ready to begin, or to go on, from `state`, which is where `model` stands."""
+
+    run: Run
+    model: VisionTransformer
+    teacher: Teacher | None
+    data: ImageData
+    device: torch.device
+    workers: int
+    keeper: StateKeeper
+    state: State
+
+
+def carry_out(training: Training, listener: Listener) -> Run:
+    """Do what is left of a training, attention transfer first, and return the run.
+
+    Raises:
+        EffvitError: Any of the tree in errors.py; the run folder then holds what was finished.
+    """
+    run, teacher = training.run, training.teacher
+    state: State | None = training.state
+    if training.state.position.phase == "transfer":
+        assert teacher is not None
         run = transfer(
             run,
-            initial.model,
+            training.model,
             teacher,
-            data,
-            device=device,
-            workers=workers,
+            training.data,
+            device=training.device,
+            workers=training.workers,
             on_step=listener.transfer_step,
             on_epoch=listener.transfer_epoch,
+            keeper=training.keeper,
+            state=state,
         )
         assert run.record.transfer is not None
         listener.transferred(run.record.transfer)
+        state = None
     # A teacher that has nothing more to say leaves the memory to the student.
-    teacher = teacher if recipe.distill_weight else None
+    teacher = teacher if run.record.recipe.distill_weight else None
     return train(
         run,
-        initial.model,
-        data,
-        device=device,
-        workers=workers,
+        training.model,
+        training.data,
+        device=training.device,
+        workers=training.workers,
         teacher=None if teacher is None else teacher.model,
         on_step=listener.step,
         on_epoch=listener.epoch,
+        keeper=training.keeper,
+        state=state,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """A request with all that it left out."""
+
+    request: Finetuning
+    initial: InitialModel
+    recipe: Recipe
+    teacher: Teacher | None
+
+
+def _planned(request: Finetuning, data: ImageData) -> _Plan:
+    changes = recipe_changes(request)
+    taught_by = None if request.teacher is None else open_teacher(request.teacher)
+    if taught_by is not None:
+        request = _following(request, taught_by, data)
+    taught, preset = taught_by is not None, request.preset or QUICK
+    # Whatever the weights: the depth rate is the model's, the seed that of weights which are not there.
+    asked = replace(default_recipe(data.hints, from_scratch=True, taught=taught, preset=preset), **changes)
+    torch.manual_seed(asked.seed)
+    initial = _initial(request, data, asked.drop_path)
+    from_scratch = initial.weights.origin == "random"
+    recipe = default_recipe(data.hints, from_scratch=from_scratch, taught=taught, preset=preset)
+    recipe = replace(recipe, **changes)
+    teacher = teacher_of(taught_by, initial, request.model or data.hints.model, recipe, data)
+    return _Plan(request, initial, recipe, teacher)
 
 
 def _initial(request: Finetuning, data: ImageData, drop_path: float) -> InitialModel:
@@ -172,13 +255,10 @@ def _following(request: Finetuning, teacher: Run, data: ImageData) -> Finetuning
     )
 
 
-def _recipe_changes(request: Finetuning) -> dict[str, Any]:
+def recipe_changes(request: Finetuning) -> dict[str, Any]:
     """Return the recipe fields to change, checked: before a model is built or downloaded."""
     changes = dict(request.recipe or {})
-    known = [field.name for field in fields(Recipe)]
-    for field in changes:
-        if field not in known:
-            raise UnknownNameError("recipe field", field, known)
+    check_names(changes)
     try:
         msgspec.convert(changes, Recipe)
     except msgspec.ValidationError as error:
@@ -217,7 +297,13 @@ def _record(
     )
 
 
-def _device(name: str | None) -> torch.device:
+def device_called(name: str | None) -> torch.device:
+    """Return the device of this name, by default a GPU where there is one.
+
+    Raises:
+        UsageError: There is no such device, or it is not supported.
+        UnavailableError: This machine has none.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -235,7 +321,9 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _suitable_workers(data: ImageData) -> int:
-    """Return how many processes load images: none for those that lie in memory, which need no decoding."""
+def workers_for(request: Finetuning, data: ImageData) -> int:
+    """Return how many processes load images: by default none for those in memory, which need no decoding."""
+    if request.workers is not None:
+        return request.workers
     in_memory = not isinstance(data.train[0].source, Path)
     return 0 if in_memory else min(8, usable_cores())

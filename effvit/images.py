@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from effvit.data.base import Sample
 from effvit.decoding import decode, decoded_bytes, in_threads
-from effvit.errors import DataError
+from effvit.errors import DataError, UnsupportedError, first_line
+from effvit.interruption import leave_to_parent
 from effvit.preprocessing import Preprocessing, evaluation_transform
 from effvit.progress import Progress, silent
+from effvit.randomness import derived_seed, drawn_from
 
 CACHE_LIMIT_BYTES = 512 * 2**20
 """Decoded images of a part are kept in memory up to this size: some 2,300 photographs of 300 x 250 px."""
 
 Item = tuple[Tensor, int]
+Batch = tuple[Tensor, Tensor]
 
 
 class ImageDataset(Dataset[Item]):
@@ -57,12 +64,14 @@ class ImageDataset(Dataset[Item]):
 
 
 class ImageLoader:
-    """Shuffled batches `(images, labels)`, `(batch, 3, height, width)` and `(batch,)`; each iteration is an epoch.
+    """Shuffled batches `(images, labels)`, `(batch, 3, height, width)` and `(batch,)`, epoch by epoch.
 
-    A last incomplete batch is left out if `drop_last`. `generator` decides the order and seeds the workers.
+    A last incomplete batch is left out if `drop_last`. Which images are in a batch, and how they are augmented, follows
+    from `seed`, the epoch and the batch's number: not from the workers, nor from batches before it.
 
     Raises:
         DataError: While iterating: a file vanished or became unreadable, and the message names it.
+        UnsupportedError: While iterating: a worker died, for want of memory, say.
     """
 
     def __init__(
@@ -71,32 +80,59 @@ class ImageLoader:
         *,
         batch: int,
         workers: int,
-        generator: torch.Generator,
+        seed: int,
         drop_last: bool = False,
         pin_memory: bool = False,
     ) -> None:
-        self.loader: DataLoader[Item | DataError] = DataLoader(
-            _ErrorsAsItems(dataset),
-            batch_size=batch,
-            shuffle=True,
+        self.draws = _Draws(len(dataset), batch, seed, drop_last)
+        self.loader: DataLoader[Batch | DataError] = DataLoader(
+            _Batches(dataset),
+            batch_size=None,  # what the sampler draws is a batch already
+            sampler=self.draws,
             num_workers=workers,
-            collate_fn=_collate,
-            drop_last=drop_last,
             pin_memory=pin_memory,
-            generator=generator,
+            # Its own draws, which nothing depends on, must not move the generator that everything draws from.
+            generator=torch.Generator(),
+            worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
         )
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return len(self.loader)
+        return len(self.draws)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.loader:
+    def epoch(self, index: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of epoch `index`, from number `first` on; both count from 0."""
+        self.draws.epoch, self.draws.first = index, first
+        for batch in self._made():
             if isinstance(batch, DataError):
                 raise batch
             images, labels = batch
             yield images, labels
+
+    def _made(self) -> Iterator[Batch | DataError]:
+        with _deaths_noticed_later():
+            batches = iter(self.loader)
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise UnsupportedError(
+                f"a process that loads images died: {first_line(error)}", "use fewer --workers, or 0"
+            ) from error
+
+
+@contextmanager
+def _deaths_noticed_later() -> Iterator[None]:
+    """Have the death of a worker noticed where its batch is missed.
+
+    A DataLoader handles SIGCHLD, and raises its error from whatever the process does just then: writing a file, say.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
 
 
 def evaluation_pixels(
@@ -153,8 +189,38 @@ def labels_of(samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
     return np.array([sample.label for sample in samples], dtype=np.int64)
 
 
-class _ErrorsAsItems(Dataset[Item | DataError]):
-    """Hands a DataError over as an item.
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """The images of one batch, and the seed of their augmentation."""
+
+    indices: Sequence[int]
+    seed: int
+
+
+class _Draws(Sampler[_Draw]):
+    """The batches of `epoch` from `first` on."""
+
+    def __init__(self, images: int, batch: int, seed: int, drop_last: bool) -> None:
+        self.images, self.batch, self.seed = images, batch, seed
+        self.batches = images // batch if drop_last else -(-images // batch)
+        self.epoch = self.first = 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[_Draw]:
+        return self._drawn(self.epoch, self.first)
+
+    def _drawn(self, epoch: int, first: int) -> Iterator[_Draw]:
+        shuffling = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
+        order = torch.randperm(self.images, generator=shuffling).tolist()
+        for number in range(first, self.batches):
+            chosen = order[number * self.batch : (number + 1) * self.batch]
+            yield _Draw(chosen, derived_seed(self.seed, epoch, number))
+
+
+class _Batches(Dataset[Batch | DataError]):
+    """Makes batches of what was drawn, and hands a DataError over in place of one.
 
     A DataLoader replaces the message of an error raised in a worker by the worker's traceback, and drops the hint.
     """
@@ -162,19 +228,17 @@ class _ErrorsAsItems(Dataset[Item | DataError]):
     def __init__(self, dataset: ImageDataset) -> None:
         self.dataset = dataset
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def __getitem__(self, draw: _Draw) -> Batch | DataError:
+        with drawn_from(draw.seed):
+            try:
+                images, labels = default_collate([self.dataset[index] for index in draw.indices])
+            except DataError as error:
+                return error
+        return images, labels
 
-    def __getitem__(self, index: int) -> Item | DataError:
-        try:
-            return self.dataset[index]
-        except DataError as error:
-            return error
 
-
-def _collate(items: list[Item | DataError]) -> object:
-    error = next((item for item in items if isinstance(item, DataError)), None)
-    return default_collate(items) if error is None else error
+def _start_worker(number: int) -> None:
+    leave_to_parent()
 
 
 def _decoded(sample: Sample) -> Image.Image:

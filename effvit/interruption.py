@@ -8,9 +8,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Self
 
 SHOW_CURSOR = b"\x1b[?25h"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -74,6 +76,41 @@ def advising(advice: Callable[[], str]) -> Iterator[None]:
 def same_command() -> str:
     """Return how to go on with what finds again what it has written."""
     return "what was finished is on disk, and the same command goes on from there"
+
+
+class Interruption:
+    """While entered, the first Ctrl-C (or SIGTERM) is only remembered, as `asked`; a second one interrupts at once.
+
+    `on_ask` is told of the first. In another thread than the main one, which is where Python handles signals, nothing
+    changes.
+    """
+
+    def __init__(self, on_ask: Callable[[], None]) -> None:
+        self.asked = False
+        self._on_ask = on_ask
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Self:
+        if _in_main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self._on_ask()
+
+
+def leave_to_parent() -> None:
+    """Let Ctrl-C in a terminal, which reaches every process of a command, be the parent's alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.scheduler_factory import create_scheduler_v2
+from timm.utils.random import random_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -18,10 +20,14 @@ from effvit.data.base import ImageData
 from effvit.errors import CheckFailedError, UsageError
 from effvit.images import ImageDataset, ImageLoader
 from effvit.preprocessing import training_transform
+from effvit.randomness import derived_seed
 from effvit.run import RunRecord
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Takes images `(batch, 3, height, width)` and labels `(batch,)`, both on the device."""
+Loss = Callable[[Tensor, Tensor], Iterable[Tensor]]
+"""Takes images `(batch, 3, height, width)` and labels `(batch,)`, both on the device, and yields what adds up to the
+loss: of each part of the batch its share, computed when the gradients of the parts before are added up."""
+DRAWN_BY_STEPS = 1
+"""Tells what a step draws (stochastic depth, mixup) from what its images' augmentation draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,19 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """How far an epoch is: steps taken, the sum of the loss over their images, how many these are, and the seconds."""
+
+    steps: int = 0
+    loss_sum: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+
+
+NOT_BEGUN = Begun()
+
+
+@dataclass(frozen=True, slots=True)
 class Guard:
     """Refuses a loss that is no number: `epoch` is what an epoch is called, `hint` what helps."""
 
@@ -70,7 +89,8 @@ class Guard:
 class Optimisation:
     """An optimiser with its schedule and, for float16, its scaling of gradients.
 
-    `clip` is the greatest norm of all gradients together; None leaves them as they are.
+    `clip` is the greatest norm of all gradients together; None leaves them as they are. What a step draws at random
+    follows from `seed`, the epoch and the step.
     """
 
     def __init__(
@@ -79,10 +99,12 @@ class Optimisation:
         scheduler: Scheduler,
         device: torch.device,
         guard: Guard,
+        *,
+        seed: int,
         clip: float | None = None,
     ) -> None:
         self.optimizer, self.scheduler, self.guard, self.clip = optimizer, scheduler, guard, clip
-        self.device = device
+        self.device, self.seed = device, seed
         # Only float16 needs its gradients scaled; bfloat16 has the range of float32.
         half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
         self.scaler = torch.amp.GradScaler(device.type, enabled=half)
@@ -95,24 +117,52 @@ class Optimisation:
         loss_of: Loss,
         on_step: Callable[[Step], None],
         top1: float | None = None,
+        *,
+        begun: Begun = NOT_BEGUN,
+        after_step: Callable[[Begun], None] = lambda _: None,
     ) -> Epoch:
         """Take one step for each of `batches`; `index` counts from 0 and places the epoch on the schedule.
+
+        Of an epoch that is `begun`, the steps that were taken are left out.
 
         Raises:
             CheckFailedError: The loss became infinite or NaN.
             DataError: An image vanished or became unreadable.
         """
-        loss_sum, images, steps = 0.0, 0, len(batches)
-        started = time.perf_counter()
-        for step, (pixels, labels) in enumerate(batches):
+        steps = len(batches)
+        self.scheduler.step_update(index * steps + begun.steps)
+        started = time.perf_counter() - begun.seconds
+        for step, (pixels, labels) in enumerate(batches.epoch(index, begun.steps), start=begun.steps):
+            random_seed(derived_seed(self.seed, index, step, DRAWN_BY_STEPS))
             loss = self._step(loss_of(pixels.to(self.device), labels.to(self.device)))
             self.guard.require_finite(loss, f"in {self.guard.epoch} {index + 1}, step {step + 1}")
-            loss_sum += loss * len(labels)
-            images += len(labels)
             self.scheduler.step_update(index * steps + step + 1)
-            rate = images / (time.perf_counter() - started)
-            on_step(Step(index, epochs, step + 1, steps, loss_sum / images, rate, top1))
-        return Epoch(loss_sum / images, images, time.perf_counter() - started)
+            begun = Begun(
+                steps=step + 1,
+                loss_sum=begun.loss_sum + loss * len(labels),
+                images=begun.images + len(labels),
+                seconds=time.perf_counter() - started,
+            )
+            after_step(begun)
+            mean, rate = begun.loss_sum / begun.images, begun.images / begun.seconds
+            on_step(Step(index, epochs, step + 1, steps, mean, rate, top1))
+        return Epoch(begun.loss_sum / begun.images, begun.images, begun.seconds)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what the optimiser has gathered, by the number of the parameter and its own name for it."""
+        state = self.optimizer.state_dict()["state"]
+        return {f"{number}.{name}": tensor for number, held in state.items() for name, tensor in held.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], scaler: Mapping[str, float]) -> None:
+        """Go on from what `tensors` and `scaler.state_dict` returned."""
+        state: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+        for key, tensor in tensors.items():
+            number, _, name = key.partition(".")
+            state[int(number)][name] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
+        if scaler:
+            self.scaler.load_state_dict(dict(scaler))
 
     @property
     def learning_rate(self) -> float:
@@ -120,16 +170,19 @@ class Optimisation:
         highest: float = max(group["lr"] for group in self.optimizer.param_groups)
         return highest
 
-    def _step(self, loss: Tensor) -> float:
+    def _step(self, losses: Iterable[Tensor]) -> float:
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        shares = []
+        for loss in losses:
+            self.scaler.scale(loss).backward()
+            shares.append(loss.detach())
         if self.clip is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return float(loss.detach())
+        return float(sum(shares[1:], shares[0]))
 
 
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -140,12 +193,9 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 def cosine_schedule(
-    optimizer: Optimizer, learning_rate: float, epochs: int, steps: int, *, warmup_epochs: int = 0, first_epoch: int = 0
+    optimizer: Optimizer, learning_rate: float, epochs: int, steps: int, *, warmup_epochs: int = 0
 ) -> Scheduler:
-    """Return a linear rise to `learning_rate` and a cosine down to a hundredth of it, `steps` updates an epoch.
-
-    `first_epoch` is where on it the optimiser begins.
-    """
+    """Return a linear rise to `learning_rate` and a cosine down to a hundredth of it, `steps` updates an epoch."""
     scheduler: Scheduler
     scheduler, _ = create_scheduler_v2(
         optimizer,
@@ -157,7 +207,6 @@ def cosine_schedule(
         step_on_epochs=False,
         updates_per_epoch=steps,
     )
-    scheduler.step_update(first_epoch * steps)
     return scheduler
 
 
@@ -177,7 +226,7 @@ def training_batches(record: RunRecord, data: ImageData, device: torch.device, w
         ImageDataset(data.train, training_transform(record.preprocessing, *record.spec.trained, recipe)),
         batch=batch,
         workers=workers,
-        generator=torch.Generator().manual_seed(recipe.seed),
+        seed=recipe.seed,
         drop_last=True,
         pin_memory=device.type == "cuda",
     )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, get_type_hints
+
+import msgspec
 
 from effvit.data.base import DataDefaults
-from effvit.errors import UsageError
+from effvit.errors import UnknownNameError, UsageError
+from effvit.registry import pick
 
 SEEDS = 2**32
 """How many seeds NumPy takes: numpy.random.seed."""
@@ -21,6 +26,11 @@ class Recipe:
     (None: the same rate everywhere); `warmup_epochs` rise linearly to it, the rest is a cosine down to a hundredth.
     `mixup` and `cutmix` are the alphas of their beta distributions, 0 is off. `crop_scale` is the range of the area a
     random crop keeps; `auto_augment` is timm's policy string.
+
+    `accumulate` is in how many parts a batch goes through the model, whose gradients are added up: the result is that
+    of the batch, the memory that of a part. Parameters that a swap has added learn `new_rate` times as fast as the
+    others, and never decay. With an `ema_decay` above 0, what is validated and kept is the weights' moving average,
+    in which the latest weights have a share of 1 minus that, and more in the first steps.
 
     The rest needs a teacher, an exact model to learn from. `transfer_epochs` come before the `epochs`, with AdamW from
     `transfer_learning_rate` down to a hundredth of it. `distill_weight` is the share of the loss that is the distance
@@ -50,12 +60,15 @@ class Recipe:
     transfer_learning_rate: float = 1e-3
     distill_weight: float = 0.0
     distill_temperature: float = 1.0
+    accumulate: int = 1
+    new_rate: float = 1.0
+    ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch"):
+        for name in ("epochs", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", f"choose {name} of 1 or more")
-        for name in ("learning_rate", "clip_gradient", "transfer_learning_rate", "distill_temperature"):
+        for name in ("learning_rate", "clip_gradient", "transfer_learning_rate", "distill_temperature", "new_rate"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(
                     f"{name} must be positive, not {getattr(self, name)}", "choose a small positive number"
@@ -73,6 +86,10 @@ class Recipe:
             raise UsageError(
                 f"layer_decay must lie above 0 and up to 1, not {self.layer_decay}", "choose a factor of 1 or less"
             )
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError(
+                f"ema_decay must lie in 0 to 1, and below 1, not {self.ema_decay}", "choose a decay such as 0.999"
+            )
         smallest, largest = self.crop_scale
         if not 0 < smallest <= largest <= 1:
             raise UsageError(
@@ -82,13 +99,66 @@ class Recipe:
             raise UsageError(f"seed must lie in 0 to {SEEDS - 1}, not {self.seed}", "choose a seed in that range")
 
 
-def default_recipe(hints: DataDefaults, *, from_scratch: bool, taught: bool = False) -> Recipe:
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A recipe by name: what it changes of the one that suits the data.
+
+    `epochs` is times the data's own. `changes` are fields of Recipe; `from_pretrained` those that only weights which
+    have learnt something deserve.
+    """
+
+    summary: str
+    source: str
+    epochs: float
+    changes: tuple[tuple[str, object], ...] = ()
+    from_pretrained: tuple[tuple[str, object], ...] = ()
+
+
+QUICK = "quick"
+PRESETS: Mapping[str, Preset] = {
+    QUICK: Preset("what suits the data, and no more regularisation than that", "our choice", epochs=1),
+    "standard": Preset(
+        "RandAugment, some mixup, cutmix and stochastic depth, averaged weights",
+        "our choice between the other two",
+        epochs=1,
+        changes=(
+            ("auto_augment", "rand-m7-mstd0.5-inc1"),
+            ("mixup", 0.2),
+            ("cutmix", 0.5),
+            ("drop_path", 0.1),
+            ("ema_decay", 0.999),
+        ),
+        from_pretrained=(("new_rate", 5.0),),
+    ),
+    "strong": Preset(
+        "the augmentation of DeiT, and three times the epochs for it to pay",
+        "the defaults of https://github.com/facebookresearch/deit/blob/main/main.py, apart from the learning rate",
+        epochs=3,
+        changes=(
+            ("auto_augment", "rand-m9-mstd0.5-inc1"),
+            ("mixup", 0.8),
+            ("cutmix", 1.0),
+            ("drop_path", 0.1),
+            ("random_erasing", 0.25),
+            ("warmup_epochs", 5),
+            ("ema_decay", 0.9999),
+        ),
+        from_pretrained=(("new_rate", 5.0),),
+    ),
+}
+
+
+def default_recipe(hints: DataDefaults, *, from_scratch: bool, taught: bool = False, preset: str = QUICK) -> Recipe:
     """Return the recipe for a data set, for pretrained weights or from scratch, with or without a teacher.
 
     From scratch every layer has all to learn, so the layers nearest the input are not slowed down.
+
+    Raises:
+        UnknownNameError: There is no such preset.
     """
+    chosen = pick(PRESETS, preset, "recipe")
     recipe = Recipe(
-        epochs=hints.epochs,
+        epochs=round(chosen.epochs * hints.epochs),
         batch=hints.batch,
         crop_scale=hints.crop_scale,
         horizontal_flip=hints.horizontal_flip,
@@ -97,5 +167,37 @@ def default_recipe(hints: DataDefaults, *, from_scratch: bool, taught: bool = Fa
         distill_weight=DISTILL_WEIGHT if taught else 0.0,
     )
     if from_scratch:
-        return replace(recipe, learning_rate=hints.scratch_learning_rate, layer_decay=None)
-    return recipe
+        recipe = replace(recipe, learning_rate=hints.scratch_learning_rate, layer_decay=None)
+    return replace(recipe, **dict(chosen.changes), **({} if from_scratch else dict(chosen.from_pretrained)))  # type: ignore[arg-type]
+
+
+def changes_from_texts(pairs: Sequence[tuple[str, object]]) -> dict[str, Any]:
+    """Return the fields to change from pairs of text, such as ("mixup", "0.2"), ("crop_scale", "0.5,1").
+
+    Raises:
+        UnknownNameError: There is no such field.
+        UsageError: A value of the wrong type.
+    """
+    texts = {name: str(value) for name, value in pairs}
+    check_names(texts)
+    types = get_type_hints(Recipe)
+    changes: dict[str, Any] = {}
+    for name, text in texts.items():
+        value: object = text.split(",") if name == "crop_scale" else None if text.lower() == "none" else text
+        try:
+            changes[name] = msgspec.convert(value, types[name], strict=False)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{name} cannot be {text!r}: {error}", "see `effvit finetune --show-recipe`") from error
+    return changes
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Check that `names` are fields of a recipe.
+
+    Raises:
+        UnknownNameError: One of them is not; the closest is named.
+    """
+    known = [field.name for field in fields(Recipe)]
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("recipe field", name, known)

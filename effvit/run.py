@@ -18,7 +18,13 @@ from timm.models.vision_transformer import VisionTransformer
 from effvit.backbone import set_resolution
 from effvit.checkpoint import load_weights, read_weights
 from effvit.environment import Environment
-from effvit.errors import CheckpointError, StorageError, UnknownNameError, UnsupportedError, UsageError
+from effvit.errors import (
+    CheckpointError,
+    StorageError,
+    UnknownNameError,
+    UnsupportedError,
+    UsageError,
+)
 from effvit.preprocessing import Preprocessing
 from effvit.recipe import Recipe
 from effvit.spec import ModelSpec, file_name
@@ -185,6 +191,16 @@ class Run:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{path} is damaged: {error}", "delete the file to lose only the history") from error
 
+    def keep_epochs(self, count: int) -> None:
+        """Leave the first `count` epochs in the history.
+
+        Raises:
+            CheckpointError: The file is damaged.
+            StorageError: The disk is full, or the folder cannot be written.
+        """
+        lines = [msgspec.json.encode(epoch) + b"\n" for epoch in self.history()[:count]]
+        write_atomically(self.folder / HISTORY, b"".join(lines))
+
     def model(self, height: int | None = None, width: int | None = None) -> VisionTransformer:
         """Return the trained model in evaluation mode, at its training resolution or another (px).
 
@@ -250,6 +266,16 @@ def create_run(root: Path, name: str | None, record: RunRecord) -> Run:
         UsageError: The name is a path.
         StorageError: The folder cannot be made, or the name is taken.
     """
+    return Run(new_folder(root, name, record), record).updated(record)
+
+
+def new_folder(root: Path, name: str | None, record: RunRecord) -> Path:
+    """Make the folder of the run that `record` will describe, without it, and return it.
+
+    Raises:
+        UsageError: The name is a path.
+        StorageError: The folder cannot be made, or the name is taken.
+    """
     if name is None:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         data = re.sub(r"[^A-Za-z0-9]+", "_", Path(record.data.name).name).strip("_") or "data"
@@ -260,7 +286,7 @@ def create_run(root: Path, name: str | None, record: RunRecord) -> Run:
     folder = root / name
     if (folder / RECORD).exists():
         raise StorageError(f"the run {folder} exists already", "choose another --name, or remove the folder")
-    return Run(make_folder(folder), record).updated(record)
+    return make_folder(folder)
 
 
 def open_run(folder: Path) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import tempfile
@@ -71,6 +72,17 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(stream.fileno())
             temporary.replace(path)
         finally:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what `replacing` left beside `path` in processes that were killed meanwhile.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    with storage_errors(path):
+        for temporary in path.parent.glob(f".{glob.escape(path.name)}.*"):
             temporary.unlink(missing_ok=True)
 
 

@@ -88,13 +88,17 @@ def variants_by_block(swaps: Sequence[Swap], depth: int) -> list[tuple[Attention
     return blocks
 
 
-def model_from_spec(spec: ModelSpec) -> VisionTransformer:
+def model_from_spec(spec: ModelSpec, *, drop_path: float = 0.0) -> VisionTransformer:
     """Return a freshly initialised model of this specification, at the resolution its weights belong to.
+
+    `drop_path` is the stochastic depth rate of the last block.
 
     Raises:
         UnknownNameError, UnsupportedError, UsageError: The specification is not one this installation can build.
     """
-    model = create_backbone(spec.backbone, classes=spec.classes, resolution=spec.trained, patch=spec.patch)
+    model = create_backbone(
+        spec.backbone, classes=spec.classes, resolution=spec.trained, patch=spec.patch, drop_path=drop_path
+    )
     replace_attention(model, spec.swaps)
     return model
 

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from timm.data.mixup import Mixup
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
-from timm.optim import create_optimizer_v2
-from timm.utils.random import random_seed
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import AdamW
 
 from effvit.accuracy import Accuracy, balanced_top1, top1, top5
 from effvit.checkpoint import save_weights
 from effvit.data.base import ImageData
 from effvit.evaluate import count_correct, merge
 from effvit.images import EvaluationBatches
-from effvit.interruption import uninterrupted
 from effvit.memory import forget_peak, resident_memory
-from effvit.optimisation import Epoch, Guard, Optimisation, Step, cosine_schedule, mixed_precision, training_batches
+from effvit.optimisation import (
+    NOT_BEGUN,
+    Begun,
+    Epoch,
+    Guard,
+    Optimisation,
+    Step,
+    cosine_schedule,
+    mixed_precision,
+    training_batches,
+)
+from effvit.parameters import parameter_groups
 from effvit.preprocessing import Preprocessing, normalise
 from effvit.run import LAST, WEIGHTS, EpochRecord, Run, RunInProgress
+from effvit.state import Position, State, StateKeeper, Work
 
 EVALUATION_BATCH = 128
 GUARD = Guard("epoch", "lower --lr; the checkpoint of the last finished epoch is intact")
@@ -49,12 +61,14 @@ def train(
     teacher: VisionTransformer | None = None,
     on_step: Callable[[Step], None],
     on_epoch: Callable[[EpochRecord], None],
+    keeper: StateKeeper | None = None,
+    state: State | None = None,
 ) -> Run:
     """Train `model` as the run's recipe says and return the run with its best epoch.
 
     With a frozen `teacher` the loss is in part the distance from its answers, as the recipe's `distill_weight` says.
     After every epoch the last weights, and the best so far, are on disk: whatever ends the training, what was finished
-    stays usable.
+    stays usable. So does the state, which `keeper` keeps: with it, and the model as it was then, the training goes on.
 
     Raises:
         CheckFailedError: The loss became infinite or NaN.
@@ -64,12 +78,15 @@ def train(
         UnsupportedError: The device has too little memory.
     """
     with RunInProgress(run) as progress:
-        _Trainer(progress, model, data, device, workers, teacher).train(on_step, on_epoch)
-    return progress.run.updated(replace(progress.run.record, status="done"))
+        keeper = keeper or StateKeeper(run.folder)
+        _Trainer(progress, model, data, device, workers, teacher, keeper).train(on_step, on_epoch, state)
+    done = progress.run.updated(replace(progress.run.record, status="done"))
+    keeper.remove()
+    return done
 
 
 def validate(
-    model: VisionTransformer, batches: EvaluationBatches, preprocessing: Preprocessing, device: torch.device
+    model: nn.Module, batches: EvaluationBatches, preprocessing: Preprocessing, device: torch.device
 ) -> Validation:
     """Return accuracy and loss of `model` on the images of `batches`.
 
@@ -115,11 +132,11 @@ class _Trainer:
         device: torch.device,
         workers: int,
         teacher: VisionTransformer | None,
+        keeper: StateKeeper,
     ) -> None:
-        self.progress = progress
+        self.progress, self.keeper = progress, keeper
         self.folder, self.record = progress.run.folder, progress.run.record
         recipe = self.record.recipe
-        random_seed(recipe.seed)
         self.device, self.recipe = device, recipe
         self.model = model.to(device)
         self.teacher = None if teacher is None else teacher.to(device).eval()
@@ -128,35 +145,67 @@ class _Trainer:
             data.val, self.record.preprocessing, *self.record.spec.trained, batch=EVALUATION_BATCH
         )
         self.optimisation = self._optimisation()
+        self.average: ModelEmaV3 | None = None
+        if recipe.ema_decay:
+            # Warmed up: an average over 1000 steps would mostly hold the initial weights for as long.
+            self.average = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
+        self.kept: nn.Module = self.model if self.average is None else self.average.module
+        self.work = Work(self.model, self.optimisation, None if self.average is None else self.average.module)
         self.mixup = self._mixup(len(data.classes))
         self.criterion: nn.Module = LabelSmoothingCrossEntropy(recipe.label_smoothing)
         if self.mixup is not None:
             self.criterion = SoftTargetCrossEntropy()
 
-    def train(self, on_step: Callable[[Step], None], on_epoch: Callable[[EpochRecord], None]) -> None:
-        best: EpochRecord | None = None
+    def train(
+        self, on_step: Callable[[Step], None], on_epoch: Callable[[EpochRecord], None], state: State | None
+    ) -> None:
+        position = self._begin(state or State(Position("training")))
+        for index in range(position.epoch, self.recipe.epochs):
+            self.model.train()
+            best = self.progress.run.record.best
+            epoch = self.optimisation.epoch(
+                index,
+                self.recipe.epochs,
+                self.batches,
+                self._losses,
+                on_step,
+                None if best is None else best.top1,
+                begun=position.begun if index == position.epoch else NOT_BEGUN,
+                after_step=partial(self._after_step, index),
+            )
+            record = self._validated(index, epoch)
+            if best is None or record.top1 > best.top1:
+                save_weights(self.folder / WEIGHTS, self.kept)
+                self.progress.best(record)
+            save_weights(self.folder / LAST, self.kept)
+            self.progress.run.append_epoch(record)
+            on_epoch(record)
+            self.keeper.after_epoch(Position("training", index + 1), self.work)
+
+    def _begin(self, state: State) -> Position:
+        if state.optimiser:
+            self.optimisation.restore(state.optimiser, state.position.scaler)
+        if state.average and self.average is not None:
+            self.average.module.load_state_dict(state.average)
         # A study trains one variant after the other in one process; each has a peak of its own.
         forget_peak()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        for index in range(self.recipe.epochs):
-            self.model.train()
-            epoch = self.optimisation.epoch(
-                index, self.recipe.epochs, self.batches, self._loss, on_step, None if best is None else best.top1
-            )
-            record = self._validated(index, epoch)
-            with uninterrupted():  # run.json holds the hash of the weights
-                if best is None or record.top1 > best.top1:
-                    best = record
-                    save_weights(self.folder / WEIGHTS, self.model)
-                    self.progress.best(best)
-                save_weights(self.folder / LAST, self.model)
-                self.progress.run.append_epoch(record)
-                on_epoch(record)
+        return state.position
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _after_step(self, index: int, begun: Begun) -> None:
+        if self.average is not None:
+            self.average.update(self.model, step=index * len(self.batches) + begun.steps)
+        self.keeper.after_step(Position("training", index, begun), self.work)
+
+    def _losses(self, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
         if self.mixup is not None:
             images, labels = self.mixup(images, labels)
+        parts = min(self.recipe.accumulate, len(images))
+        for some, their in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            yield self._loss(some, their) * (len(some) / len(images))
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         with mixed_precision(self.device):
             logits = self.model(images).float()
             loss: Tensor = self.criterion(logits, labels)
@@ -169,7 +218,7 @@ class _Trainer:
 
     def _validated(self, index: int, epoch: Epoch) -> EpochRecord:
         record = self.record
-        validation = validate(self.model, self.held_out, record.preprocessing, self.device)
+        validation = validate(self.kept, self.held_out, record.preprocessing, self.device)
         # The last step of an epoch can ruin the weights without a loss that shows it.
         GUARD.require_finite(validation.loss, f"on the held-out images after epoch {index + 1}")
         accuracy = validation.accuracy
@@ -190,18 +239,11 @@ class _Trainer:
 
     def _optimisation(self) -> Optimisation:
         recipe = self.recipe
-        optimizer = create_optimizer_v2(
-            self.model,
-            "adamw",
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            layer_decay=recipe.layer_decay,
-            fused=True,
-        )
+        optimizer = AdamW(parameter_groups(self.model, recipe), lr=recipe.learning_rate, fused=True)
         schedule = cosine_schedule(
             optimizer, recipe.learning_rate, recipe.epochs, len(self.batches), warmup_epochs=recipe.warmup_epochs
         )
-        return Optimisation(optimizer, schedule, self.device, GUARD, clip=recipe.clip_gradient)
+        return Optimisation(optimizer, schedule, self.device, GUARD, seed=recipe.seed, clip=recipe.clip_gradient)
 
     def _mixup(self, classes: int) -> Mixup | None:
         recipe = self.recipe

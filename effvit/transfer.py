@@ -8,7 +8,7 @@ Sources:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,6 @@ from typing import Literal, Self
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from timm.utils.random import random_seed
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -25,9 +24,19 @@ from effvit.backbone import attention_layers
 from effvit.checkpoint import save_weights
 from effvit.data.base import ImageData
 from effvit.images import EvaluationBatches
-from effvit.optimisation import Guard, Loss, Optimisation, Step, cosine_schedule, mixed_precision, training_batches
+from effvit.optimisation import (
+    Begun,
+    Guard,
+    Loss,
+    Optimisation,
+    Step,
+    cosine_schedule,
+    mixed_precision,
+    training_batches,
+)
 from effvit.preprocessing import normalise
 from effvit.run import LAST, Run, RunInProgress, TransferEpoch, TransferRecord
+from effvit.state import Position, State, StateKeeper, TransferSoFar, Work
 from effvit.teacher import Teacher, swapped_layers
 from effvit.training import EVALUATION_BATCH, validate
 
@@ -44,13 +53,15 @@ def transfer(
     workers: int = 0,
     on_step: Callable[[Step], None],
     on_epoch: Callable[[TransferEpoch], None],
+    keeper: StateKeeper | None = None,
+    state: State | None = None,
 ) -> Run:
     """Teach the swapped layers of `student` as the run's recipe says and return the run with what became of it.
 
     The first half of the epochs, and one more if they are odd, trains each layer alone on what the teacher's layer
     gets (teacher forcing): its new parameters, and the projections to q and k. The rest trains all parameters of the
     swapped layers together, on the student's own way from image to final features. The run's last checkpoint is then
-    the student's.
+    the student's. With a `state` that was kept, and the student as it was then, the transfer goes on from there.
 
     Raises:
         CheckFailedError: An error became infinite or NaN.
@@ -60,9 +71,12 @@ def transfer(
         UnsupportedError: The device has too little memory.
     """
     with RunInProgress(run):
-        record = _Transfer(run, student, teacher, data, device, workers).carry_out(on_step, on_epoch)
+        keeper = keeper or StateKeeper(run.folder)
+        record = _Transfer(run, student, teacher, data, device, workers, keeper).carry_out(on_step, on_epoch, state)
         save_weights(run.folder / LAST, student)
-        return run.updated(replace(run.record, transfer=record))
+        transferred = run.updated(replace(run.record, transfer=record))
+        keeper.save(Position("training"), Work(student))
+        return transferred
 
 
 def unexplained(output: Tensor, target: Tensor) -> Tensor:
@@ -183,9 +197,11 @@ class _Transfer:
         data: ImageData,
         device: torch.device,
         workers: int,
+        keeper: StateKeeper,
     ) -> None:
         record = run.record
-        random_seed(record.recipe.seed)
+        self.keeper, self.position = keeper, Position("transfer")
+        self.gathered: Mapping[str, Tensor] = {}
         self.recipe, self.preprocessing, self.device = record.recipe, record.preprocessing, device
         # Evaluation mode: dropout and stochastic depth would be errors that no layer can answer for.
         self.student, self.teacher = student.to(device).eval(), teacher.model.to(device)
@@ -193,24 +209,28 @@ class _Transfer:
         self.batches = training_batches(record, data, device, workers)
         self.held_out = EvaluationBatches(data.val, record.preprocessing, *record.spec.trained, batch=EVALUATION_BATCH)
 
-    def carry_out(self, on_step: Callable[[Step], None], on_epoch: Callable[[TransferEpoch], None]) -> TransferRecord:
-        errors_before, top1_before = self._errors("before"), self._top1()
+    def carry_out(
+        self, on_step: Callable[[Step], None], on_epoch: Callable[[TransferEpoch], None], state: State | None
+    ) -> TransferRecord:
+        position = Position("transfer") if state is None else state.position
+        begun = position.transfer or TransferSoFar(self._errors("before"), self._top1())
+        self.position, self.gathered = replace(position, transfer=begun), {} if state is None else state.optimiser
         count = self.recipe.transfer_epochs
-        alone = count - count // 2
         parameters = new_and_qkv(self.student, self.teacher)
         with training_only(self.student, parameters), values_kept(self.student):
-            epochs = self._train("layers", self._forced_loss, parameters, range(alone), on_step, on_epoch)
+            self._train("layers", self._forced_loss, parameters, count - count // 2, on_step, on_epoch)
         layers = swapped_layers(self.student).values()
         parameters = [parameter for layer in layers for parameter in layer.parameters()]
         with training_only(self.student, parameters):
-            epochs += self._train("features", self._free_loss, parameters, range(alone, count), on_step, on_epoch)
+            self._train("features", self._free_loss, parameters, count, on_step, on_epoch)
+        assert self.position.transfer is not None
         return TransferRecord(
             blocks=self.blocks,
-            errors_before=errors_before,
+            errors_before=begun.errors_before,
             errors_after=self._errors("after"),
-            top1_before=top1_before,
+            top1_before=begun.top1_before,
             top1_after=self._top1(),
-            epochs=tuple(epochs),
+            epochs=self.position.transfer.epochs,
         )
 
     def _train(
@@ -218,40 +238,60 @@ class _Transfer:
         stage: Literal["layers", "features"],
         loss: Loss,
         parameters: list[nn.Parameter],
-        indices: range,
+        until: int,
         on_step: Callable[[Step], None],
         on_epoch: Callable[[TransferEpoch], None],
-    ) -> list[TransferEpoch]:
+    ) -> None:
+        """Train `parameters` from the epoch of the position on, and up to epoch `until`."""
+        if self.position.epoch >= until:
+            return
+        optimisation = self._optimisation(parameters)
+        for index in range(self.position.epoch, until):
+            epoch = optimisation.epoch(
+                index,
+                self.recipe.transfer_epochs,
+                self.batches,
+                loss,
+                on_step,
+                begun=self.position.begun,
+                after_step=partial(self._after_step, optimisation),
+            )
+            record = TransferEpoch(
+                index + 1, stage, epoch.loss, epoch.seconds, epoch.images_per_s, optimisation.learning_rate
+            )
+            self._finish_epoch(record)
+            on_epoch(record)
+            # The next stage has an optimiser of its own.
+            self.keeper.after_epoch(self.position, Work(self.student, optimisation if index + 1 < until else None))
+
+    def _optimisation(self, parameters: list[nn.Parameter]) -> Optimisation:
         recipe = self.recipe
         optimizer = AdamW(parameters, lr=recipe.transfer_learning_rate, weight_decay=0.0, fused=True)
-        schedule = cosine_schedule(
-            optimizer,
-            recipe.transfer_learning_rate,
-            recipe.transfer_epochs,
-            len(self.batches),
-            first_epoch=indices.start,
-        )
+        schedule = cosine_schedule(optimizer, recipe.transfer_learning_rate, recipe.transfer_epochs, len(self.batches))
         # Gradients are not clipped: by their common norm, the layers would no longer be independent.
-        optimisation = Optimisation(optimizer, schedule, self.device, GUARD)
-        records = []
-        for index in indices:
-            epoch = optimisation.epoch(index, recipe.transfer_epochs, self.batches, loss, on_step)
-            records.append(
-                TransferEpoch(
-                    index + 1, stage, epoch.loss, epoch.seconds, epoch.images_per_s, optimisation.learning_rate
-                )
-            )
-            on_epoch(records[-1])
-        return records
+        optimisation = Optimisation(optimizer, schedule, self.device, GUARD, seed=recipe.seed)
+        if self.gathered:
+            optimisation.restore(self.gathered, self.position.scaler)
+            self.gathered = {}
+        return optimisation
 
-    def _forced_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _after_step(self, optimisation: Optimisation, begun: Begun) -> None:
+        self.keeper.after_step(replace(self.position, begun=begun), Work(self.student, optimisation))
+
+    def _finish_epoch(self, record: TransferEpoch) -> None:
+        so_far = self.position.transfer
+        assert so_far is not None
+        so_far = replace(so_far, epochs=(*so_far.epochs, record))
+        self.position = Position("transfer", record.epoch, transfer=so_far)
+
+    def _forced_loss(self, images: Tensor, labels: Tensor) -> list[Tensor]:
         with mixed_precision(self.device):
-            return teacher_forced_errors(self.student, self.teacher, images).mean()
+            return [teacher_forced_errors(self.student, self.teacher, images).mean()]
 
-    def _free_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _free_loss(self, images: Tensor, labels: Tensor) -> list[Tensor]:
         with mixed_precision(self.device):
             features, layers = free_running_errors(self.student, self.teacher, images)
-            return features + layers
+            return [features + layers]
 
     def _errors(self, when: str) -> tuple[float, ...]:
         """Return each layer's error on the held-out images, the mean over batches weighed by their images."""

@@ -8,23 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import Answer, Effvit
+from command_line import Effvit, refused
 from outcomes import make_sweep
 from pictures import truncate, write_folder
 
 QUICK = ("finetune", "test_vit", "--res", "32", "--epochs", "1", "--batch", "4", "--threads", "1", "--workers", "0")
-
-
-def refused(answer: Answer, code: int, *words: str) -> None:
-    """Check that the answer is one sentence and a hint, with these words in it, and nothing on stdout."""
-    assert answer.code == code, answer.err
-    assert answer.out == ""
-    assert "Traceback" not in answer.err
-    sentence, _, hint = answer.err.partition("error: ")[2].partition("\n\nhint: ")
-    assert sentence
-    assert hint.strip()
-    for word in words:
-        assert word in answer.err
 
 
 def digest(folder: Path) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """Batches for training and arrays for evaluation, and what happens when a file goes missing meanwhile."""
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def loader(dataset: ImageDataset, workers: int, *, seed: int = 0, drop_last: bool = False) -> ImageLoader:
-    order = torch.Generator().manual_seed(seed)
-    return ImageLoader(dataset, batch=5, workers=workers, generator=order, drop_last=drop_last)
+    return ImageLoader(dataset, batch=5, workers=workers, seed=seed, drop_last=drop_last)
 
 
 @pytest.fixture(params=[0, 2], ids=["in_process", "2_workers"])
@@ -62,7 +62,7 @@ def test_the_limit_of_the_cache_is_in_bytes(samples: list[Sample]) -> None:
 def test_an_epoch_has_every_image_once(samples: list[Sample], workers: int) -> None:
     batches = loader(ImageDataset(samples, to_tensor), workers)
     assert len(batches) == 3
-    epoch = list(batches)
+    epoch = list(batches.epoch(0))
     assert [len(labels) for _, labels in epoch] == [5, 5, 2]
     assert epoch[0][0].shape == (5, 3, 20, 24)
     assert sorted(labels.item() for _, batch in epoch for labels in batch) == [0] * 6 + [1] * 6
@@ -70,27 +70,53 @@ def test_an_epoch_has_every_image_once(samples: list[Sample], workers: int) -> N
 
 def test_the_last_incomplete_batch_can_be_left_out(samples: list[Sample]) -> None:
     batches = loader(ImageDataset(samples, to_tensor), 0, drop_last=True)
-    assert [len(labels) for _, labels in batches] == [5, 5]
+    assert [len(labels) for _, labels in batches.epoch(0)] == [5, 5]
     assert len(batches) == 2
 
 
 def test_the_seed_decides_the_order_and_epochs_differ(samples: list[Sample]) -> None:
     dataset = ImageDataset(samples, to_tensor)
     batches = loader(dataset, 0, seed=1)
-    first, second = (torch.cat([images for images, _ in batches]) for _ in range(2))
-    again = torch.cat([images for images, _ in loader(dataset, 0, seed=1)])
+    first, second = (torch.cat([images for images, _ in batches.epoch(index)]) for index in range(2))
+    again = torch.cat([images for images, _ in loader(dataset, 0, seed=1).epoch(0)])
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
 
 
+def test_an_epoch_goes_on_from_any_batch_whatever_the_workers(samples: list[Sample]) -> None:
+    def noisy(image: Image.Image) -> Tensor:
+        # One draw from each generator that a transform may use.
+        noise = torch.rand(()) + np.random.rand() + random.random()
+        return pil_to_tensor(image) + noise
+
+    dataset = ImageDataset(samples, noisy)
+    whole = [images for images, _ in loader(dataset, 0).epoch(3)]
+    used = loader(dataset, 2)
+    list(used.epoch(0))
+    torch.rand(1), np.random.rand(), random.random()
+    rest = [images for images, _ in used.epoch(3, first=1)]
+    assert len(rest) == 2
+    assert all(torch.equal(*pair) for pair in zip(rest, whole[1:], strict=True))
+    assert not torch.equal(whole[0], next(iter(loader(dataset, 0).epoch(4)))[0])
+
+
+def test_making_batches_leaves_the_generators_as_they_were(samples: list[Sample]) -> None:
+    dataset = ImageDataset(samples, lambda image: to_tensor(image) + torch.rand(()) + random.random())
+    torch.manual_seed(4), np.random.seed(4), random.seed(4)
+    expected = torch.rand(1).item(), np.random.rand(), random.random()
+    torch.manual_seed(4), np.random.seed(4), random.seed(4)
+    list(loader(dataset, 0).epoch(0))
+    assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected
+
+
 def test_a_file_that_vanishes_while_training_is_named_with_its_hint(samples: list[Sample], workers: int) -> None:
     batches = loader(ImageDataset(samples, to_tensor, cache_bytes=0), workers)
-    list(batches)
+    list(batches.epoch(0))
     gone = samples[4].source
     assert isinstance(gone, Path)
     gone.unlink()
     with pytest.raises(DataError) as caught:
-        list(batches)
+        list(batches.epoch(0))
     assert str(caught.value) == f"{gone} cannot be used as an image: no such file or directory"
     assert caught.value.hint == "repair or remove the file"
 

@@ -198,6 +198,40 @@ def test_a_model_that_answers_as_its_teacher_has_nothing_to_learn_from_it(tmp_pa
     assert run.history()[0].train_loss == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_batch_in_parts_teaches_what_it_teaches_whole(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, mixup=0.8, distill_weight=0.5)
+    teacher = model_of(resolution=(32, 32), seed=9)
+    whole, parts = (
+        trained(tmp_path, replace(recipe, accumulate=count), name=str(count), teacher=teacher) for count in (1, 3)
+    )
+    losses = [[epoch.train_loss for epoch in run.history()] for run in (whole, parts)]
+    # Sums in another order; Adam's first steps, which only know a gradient's sign, spread that a little.
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[1] != losses[0]
+
+
+def test_the_moving_average_is_what_is_kept(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=1, ema_decay=0.999)
+    averaged = read_weights(trained(tmp_path, recipe, name="averaged").weights)["head.bias"]
+    steps: list[torch.Tensor] = []
+    model = model_of(resolution=(32, 32))
+    run = create_run(tmp_path, "plain", record_of(trained=(32, 32), recipe=replace(RECIPE, epochs=1)))
+    train(
+        run,
+        model,
+        digits(),
+        device=torch.device("cpu"),
+        on_step=lambda _: steps.append(model.head.bias.detach().clone()),
+        on_epoch=nothing,
+    )
+    expected = steps[0]
+    for number, weights in enumerate(steps[1:], start=1):
+        decay = 1 - (1 + number) ** (-2 / 3)  # timm's warm-up, which four steps do not leave
+        expected = decay * expected + (1 - decay) * weights
+    assert torch.allclose(averaged, expected, rtol=1e-5, atol=1e-8)
+    assert not torch.allclose(averaged, steps[-1], rtol=1e-3)
+
+
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_a_vanished_image_is_named(part: str, tmp_path: Path) -> None:
     path = tmp_path / "vanished.png"

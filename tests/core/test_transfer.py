@@ -166,8 +166,9 @@ def test_an_interruption_leaves_a_run_that_says_so(tmp_path: Path) -> None:
 def test_an_error_that_explodes_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest, calls = transfer_module._Transfer._forced_loss, iter(range(100))
 
-    def exploding(self: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return honest(self, images, labels) * (float("nan") if next(calls) == 1 else 1.0)
+    def exploding(self: Any, images: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+        factor = float("nan") if next(calls) == 1 else 1.0
+        return [loss * factor for loss in honest(self, images, labels)]
 
     monkeypatch.setattr(transfer_module._Transfer, "_forced_loss", exploding)
     with pytest.raises(CheckFailedError, match="the loss became nan in transfer epoch 1, step 2") as caught:

@@ -1,0 +1,176 @@
+"""Runs that are listed, shown, cut short and gone on with from the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from command_line import Effvit, refused
+from models_for_tests import record_of
+
+from effvit.cli.curves import LEVELS, duration, sparkline
+from effvit.data.base import load_data
+from effvit.finetune import Finetuning, Listener, finetune
+from effvit.mix import parse_mix
+from effvit.optimisation import Step
+from effvit.run import RECORD, create_run, open_run
+from effvit.state import STATE
+
+
+class Cut(Listener):
+    """Cuts a training short at its second step."""
+
+    def step(self, step: Step) -> None:
+        if step.step == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def cut(trained: Path, tmp_path: Path) -> Path:
+    """Return the folder of a run on the pictures that was cut short, in `runs`."""
+    request = Finetuning(
+        parse_mix("softmax"),
+        model="test_vit",
+        weights="none",
+        resolution=(32, 32),
+        recipe={"epochs": 2, "batch": 4},
+        threads=1,
+        workers=0,
+        save_every_s=0,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        finetune(request, load_data(str(trained / "pictures")), out=tmp_path / "runs", name="cut", listener=Cut())
+    return tmp_path / "runs" / "cut"
+
+
+def test_runs_are_listed_with_what_became_of_them(effvit: Effvit, runs: Path) -> None:
+    create_run(runs, "old", record_of("performer", started="2020-01-01T00:00:00+00:00"))
+    torn = create_run(runs, "torn", record_of())
+    (torn.folder / RECORD).write_bytes(b"{")
+    answer = effvit("runs")
+    assert answer.code == 0
+    header, *rows = answer.out.splitlines()
+    assert header.split() == ["run", "model", "px", "attention", "data", "epochs", "top-1", "time", "status"]
+    assert rows[0].split()[:5] == ["old", "test_vit", "64", "performer", "digits"]
+    assert rows[0].endswith("killed")
+    assert "lin" in rows[1]
+    assert "1 of 1" in rows[1]
+    assert rows[1].endswith("done")
+    assert "torn: " in answer.err
+    listed = json.loads(effvit("runs", "--json").out)
+    assert [run["name"] for run in listed] == ["old", "lin", "torn"]
+    assert listed[1]["top1"] == open_run(runs / "lin").record.best.top1  # type: ignore[union-attr]
+
+
+def test_no_runs_are_no_error(effvit: Effvit) -> None:
+    answer = effvit("runs")
+    assert (answer.code, answer.out) == (0, "")
+    assert "there is no run in runs" in answer.err
+    assert json.loads(effvit("runs", "--json").out) == []
+
+
+def test_the_curves_of_a_run_are_shown(effvit: Effvit, runs: Path) -> None:
+    run = open_run(runs / "lin")
+    best = run.record.best
+    assert best is not None
+    run.append_epoch(replace(best, epoch=2, top1=0.0, train_loss=0.125))
+    for answer in (effvit("runs", "show", "lin"), effvit("runs", "show")):
+        assert answer.code == 0
+        assert "epochs 1 to 2" in answer.out
+        (loss,) = [line for line in answer.out.splitlines() if line.startswith("training loss")]
+        assert loss.split()[2:] == ["█▁", f"{best.train_loss:.3f}", "0.125", f"{best.train_loss:.3f}"]
+        assert "top-5" not in answer.out  # two classes have none
+    shown = json.loads(effvit("runs", "show", "lin", "--json").out)
+    assert [epoch["epoch"] for epoch in shown["history"]] == [1, 2]
+    assert shown["record"]["spec"]["backbone"] == "test_vit"
+
+
+def test_a_run_that_is_not_there_or_damaged_is_one_sentence(effvit: Effvit, runs: Path) -> None:
+    refused(effvit("runs", "show", "lim"), 2, "there is no run named 'lim'", "did you mean lin?")
+    refused(effvit("runs", "show", "--runs", "nowhere"), 2, "no finished run in nowhere", "effvit finetune")
+    (runs / "lin" / RECORD).write_bytes(b"{")
+    refused(effvit("runs", "show", "lin"), 2, "run.json is damaged", "remove")
+
+
+def test_a_run_is_gone_on_with(effvit: Effvit, cut: Path) -> None:
+    assert "go on with `effvit finetune --resume cut`" in effvit("runs").err
+    answer = effvit("finetune", "--resume", "--json")
+    assert answer.code == 0
+    assert "cut goes on in epoch 1, after 2 of its steps" in answer.err
+    assert json.loads(answer.out)["status"] == "done"
+    assert not (cut / STATE).exists()
+    refused(effvit("finetune", "--resume", "cut"), 2, "the run cut is finished", "--weights")
+    refused(effvit("finetune", "--resume"), 2, "there is no unfinished run in runs", "effvit finetune")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--epochs", "3"), "the run cut was begun with epochs 2, not 3"),
+        (("--attn", "linformer"), "the run cut was begun with the attention softmax, not linformer"),
+        (("--res", "64"), "the run cut was begun with the image size 32 x 32 px, not 64 x 64 px"),
+        (("--data", "digits"), "the images of digits are not those that the run cut was begun with"),
+        (("--layers", "1"), "--attn-option and --layers say nothing without --attn"),
+    ],
+)
+def test_other_settings_are_one_sentence(arguments: tuple[str, ...], message: str, effvit: Effvit, cut: Path) -> None:
+    refused(effvit("finetune", "--resume", "cut", *arguments), 2, message, "")
+    assert open_run(cut).record.status == "interrupted"
+
+
+def test_a_vanished_image_leaves_a_run_to_go_on_with(effvit: Effvit, cut: Path, trained: Path) -> None:
+    state = (cut / STATE).read_bytes()
+    picture = next((trained / "pictures").rglob("*.png"))
+    content = picture.read_bytes()
+    picture.unlink()
+    try:
+        answer = effvit("finetune", "--resume", "cut")
+    finally:
+        picture.write_bytes(content)
+    refused(answer, 2, "are not those that the run cut was begun with", "restore them")
+    assert (cut / STATE).read_bytes() == state
+    assert effvit("finetune", "--resume", "cut").code == 0
+
+
+def test_a_curve_rises_from_the_lowest_to_the_highest_block() -> None:
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == LEVELS
+    assert sparkline([5.0, -1.0]) == "█▁"
+    assert sparkline([2.0, 2.0]) == "▅▅"
+    assert sparkline([]) == ""
+    assert sparkline([0, 0, 4, 4, 8, 8], columns=3) == "▁▅█"
+    assert len(sparkline(range(1000))) == 48
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (720, "12 min"), (12600, "3.5 h")])
+def test_times_are_in_what_fits(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_recipe_is_shown_and_nothing_done(effvit: Effvit, tmp_path: Path) -> None:
+    asked = (
+        "finetune",
+        "--weights",
+        "none",
+        "--recipe",
+        "strong",
+        "--set",
+        "mixup=0.5",
+        "--epochs",
+        "3",
+        "--show-recipe",
+    )
+    shown = json.loads(effvit(*asked, "--json").out)
+    assert (shown["mixup"], shown["cutmix"], shown["epochs"], shown["horizontal_flip"]) == (0.5, 1.0, 3, 0.0)
+    answer = effvit(*asked)
+    assert answer.code == 0
+    rows = dict(line.split(maxsplit=1) for line in answer.out.splitlines())
+    assert (rows["crop_scale"].strip(), rows["layer_decay"].strip(), rows["mixup"].strip()) == (
+        "0.9,1.0",
+        "none",
+        "0.5",
+    )
+    assert not (tmp_path / "runs").exists()
+    refused(effvit("finetune", "--recipe", "strng"), 2, "there is no recipe named 'strng'", "did you mean strong?")
+    refused(effvit("finetune", "--set", "mixup=lots"), 2, "mixup cannot be 'lots'", "--show-recipe")
