@@ -76,6 +76,7 @@ class IsolatedWorker:
         os.close(answers_out)
         self._calls = os.fdopen(calls_out, "wb", buffering=0)
         self._answers = answers_in
+        self._closed = False
         self._received = b""
         self._device = CPU
         self._group: MemoryGroup | None = None
@@ -154,7 +155,10 @@ class IsolatedWorker:
         self._calls.close()
 
     def close(self) -> None:
-        """End the process, and everything it started."""
+        """End the process, and everything it started; what has ended stays so."""
+        if self._closed:
+            return
+        self._closed = True
         with uninterrupted():
             self.hang_up()
             if self._process.poll() is None:

@@ -49,7 +49,8 @@ class Bench:
     a while; `start` starts a worker with a time limit in seconds. `calibration` is that of the threads in use, None if
     it failed; `instruments` are this machine's energy counters. With `allow_fallback` a runtime that does something
     else than it was asked for is measured all the same. `room` returns the bytes that new processes can take, None
-    where nobody tells.
+    where nobody tells. With `fresh`, every turn has a process of its own: one process of an artifact is faster than
+    another of the very same by most of a percent, for as long as they live, which rounds in one process do not show.
     """
 
     effort: Effort
@@ -62,6 +63,7 @@ class Bench:
     instruments: Instruments = NO_INSTRUMENTS
     allow_fallback: bool = False
     room: Callable[[], int | None] = available_bytes
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,13 @@ def measure_group(bench: Bench, group: Group, artifacts: Sequence[tuple[Run, Art
 
 
 def _carry_out(bench: Bench, group: Group, contenders: Sequence[Contender]) -> bool:
-    """Measure all contenders, with all of them open if memory allows that; return whether it did not."""
+    """Measure all contenders; return whether each was opened anew for its turns.
+
+    They are if they are to be, and otherwise where memory does not hold all of them at once.
+    """
+    if bench.fresh:
+        _Apart(bench, group).carry_out(contenders)
+        return True
     while True:
         left = [one for one in contenders if one.refusal is None]
         try:
@@ -150,9 +158,12 @@ class _GroupMeasurement(ABC):
         number = 0
         while turns := taking_part(contenders, least):
             self.bench.stage(f"round {number + 1}, at least {least}: {self.group}")
-            for contender in self.order.sample(turns, len(turns)):
-                self._turn(contender, "measure", partial(self._time_one, number))
+            self._time_round(number, self.order.sample(turns, len(turns)))
             number += 1
+
+    def _time_round(self, number: int, contenders: Sequence[Contender]) -> None:
+        for contender in contenders:
+            self._turn(contender, "measure", partial(self._time_one, number))
 
     def _time_one(self, number: int, contender: Contender) -> None:
         effort = self.bench.effort
@@ -252,9 +263,8 @@ class _Apart(_GroupMeasurement):
         """Measure from the start, but for the opening of those that were opened before."""
         for one in contenders:
             one.begin(beside=False)
-        for one in contenders:
-            if one.opened is None:
-                self._turn(one, "open", self._open)
+        self.bench.stage(f"opening {self.group}")
+        self._in_turn([one for one in contenders if one.opened is None], "open", self._open)
         self._measure(contenders)
 
     def opens(self, contender: Contender) -> bool:
@@ -264,13 +274,35 @@ class _Apart(_GroupMeasurement):
         self._turn(contender, "open", self._open)
         return contender.refusal is None
 
+    def _time_round(self, number: int, contenders: Sequence[Contender]) -> None:
+        self._in_turn(contenders, "measure", partial(self._time_one, number))
+
+    def _in_turn(self, contenders: Sequence[Contender], stage: Stage, work: Callable[[Contender], None]) -> None:
+        """Do `work` with one after the other, each in a new worker.
+
+        All of them import their runtime at once: that takes longer than anything else about a worker, and nothing is
+        timed meanwhile.
+        """
+        with ExitStack() as stack:
+            for one in contenders:
+                one.worker = stack.enter_context(self.bench.start(self.bench.effort.timeout_s))
+                one.attempt(stage, partial(one.worker.prepare, self.group.backend.name, self.group.device))
+            for one in contenders:
+                one.attempt(stage, one.worker.ready)
+            for one in contenders:
+                one.attempt(stage, partial(self._opened_for, one, work))
+                one.worker.close()  # its memory is the next one's
+
+    def _opened_for(self, contender: Contender, work: Callable[[Contender], None]) -> None:
+        if contender.opened is not None:
+            self._load(contender)
+        work(contender)
+
     def _in_worker(self, contender: Contender, work: Callable[[Contender], None]) -> None:
         with self.bench.start(self.bench.effort.timeout_s) as contender.worker:
             contender.worker.prepare(self.group.backend.name, self.group.device)
             contender.worker.ready()
-            if contender.opened is not None:
-                self._load(contender)
-            work(contender)
+            self._opened_for(contender, work)
 
 
 def _weigh(bench: Bench, group: Group, contender: Contender) -> None:

@@ -140,7 +140,9 @@ class _Sweep:
             else:
                 ready.append((run, artifact))
         if ready:
-            bench = replace(self.bench, calibration=self._calibration(group.threads(self.environment.threads)))
+            calibration = self._calibration(group.threads(self.environment.threads))
+            # A process that takes half a minute to open is not started anew for every round.
+            bench = replace(self.bench, calibration=calibration, fresh=not group.backend.slow_to_open)
             results = measure_group(bench, group, ready)
             # All of them or none: their ratios need rounds in common.
             with uninterrupted():

@@ -21,7 +21,7 @@ from effvit.profiling.isolate import IsolatedWorker
 from effvit.spec import Precision
 
 WORKED_BYTES, LOADED_BYTES, GREED_BYTES, HELD_BYTES = 96 * 2**20, 160 * 2**20, 64 * 2**20, 192 * 2**20
-OPENING_LAUNCHES = 10
+OPENING_LAUNCHES = 4
 """More than opening and verifying take, fewer than being measured does."""
 
 

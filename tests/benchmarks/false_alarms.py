@@ -147,7 +147,7 @@ class _Pairs:
 
     def __init__(self, folder: Path, effort: Effort, pixels: PixelStore) -> None:
         self._group = Group(pick_backend("ort-cpu"), Precision.FP32, WORKLOAD)
-        self._bench = Bench(effort, pixels, Preparation(effort, pixels, say), {}, stage=lambda _: None)
+        self._bench = Bench(effort, pixels, Preparation(effort, pixels, say), {}, stage=lambda _: None, fresh=True)
         slow, fast = (make_run(folder, name, backbone=BACKBONE, px=WORKLOAD.height) for name in (BASELINE, FASTER))
         self._pairs = {"same": (slow, slow), "different": (slow, fast)}
 
