@@ -11,6 +11,7 @@ import typer
 from effvit import __version__
 from effvit.cli import (
     cmd_attention,
+    cmd_compare,
     cmd_doctor,
     cmd_evaluate,
     cmd_export,
@@ -65,6 +66,7 @@ app.command("evaluate", short_help="measure accuracy through any backend")(cmd_e
 app.command("export", short_help="write ONNX graphs and TensorRT engines, verified")(cmd_export.export)
 app.command("profile", short_help="measure latency, throughput, memory, accuracy")(cmd_profile.profile)
 app.command("report", short_help="turn result files into tables, figures, HTML")(cmd_report.report)
+app.command("compare", short_help="hold result files against a baseline, as a gate")(cmd_compare.compare)
 app.command("study", short_help="all of it, for all variants, under equal conditions")(cmd_study.study)
 
 

@@ -14,6 +14,7 @@ from effvit.errors import (
     ExportError,
     FallbackError,
     MismatchError,
+    RegressionError,
     ResultError,
     StorageError,
     UnavailableError,
@@ -40,6 +41,7 @@ EXIT_CODES = {
     ExportError: 4,
     FallbackError: 4,
     MismatchError: 4,
+    RegressionError: 4,
     CellsFailedError: 5,
 }
 
