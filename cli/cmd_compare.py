@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 def compare(
     results: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="A... B", help="the result file of the baseline, or those of several sittings, and the new one"
-        ),
+        typer.Argument(help="the result file of the baseline (or those of several sittings), and the new one, last"),
     ],
     fail_on: Annotated[
         list[str] | None,
@@ -103,7 +101,7 @@ def _regression(comparison: Comparison) -> RegressionError:
     failing = comparison.failing
     first = failing[0]
     return RegressionError(
-        f"{len(failing)} of {len(comparison.cells)} cells regressed; the first, {cell_name(first)}: "
+        f"{len(failing)} of {len(comparison.cells)} cells regressed; the first, {cell_name(first)}, "
         f"{verdict_text(first)}",
         "find what changed, or make B the new baseline if the change is wanted",
     )

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from effvit.profiling.change import Change
 from effvit.profiling.compare import SHOWN, CellChange, Comparison
-from effvit.profiling.limits import alias, in_points
+from effvit.profiling.limits import Limit, alias, in_points
 from effvit.profiling.report import quantities
 from effvit.profiling.report.table import escaped
+from effvit.profiling.sittings import NamedFloor
 from effvit.profiling.verdict import FAILING, MetricChange
 
 if TYPE_CHECKING:
@@ -21,15 +22,22 @@ METHOD = (
     "± is half the width of the 95 % interval. A and B are other sittings, so rounds are not paired: the interval "
     "comes from those of both medians, taken from whole rounds, and the noise floor. A metric regressed where "
     "it is worse beyond doubt and its interval reaches beyond the limit; among many cells more is asked of each, so "
-    "that two equal files fail in 2.5 % of cases, as far as the noise floor is known."
+    "that two equal files fail in 2.5 % of cases, as far as the noise floor is known. What has "
+    "no interval is judged by its value, and so is accuracy on the same images: there it was counted."
 )
 NO_FLOOR = (
     "No noise floor is known: another sitting of the same may differ by more than the intervals say. Name several "
     "files of the baseline, or give --noise-floor."
 )
 OTHER_MACHINE = "A and B were measured on different machines: changes of time tell of the machines as well."
-_TITLES = {"latency_s.p50": "latency p50", "throughput.images_per_s": "images/s", "accuracy.top1": "top-1 points"}
-_TITLES |= {"memory.host_peak_bytes": "peak memory"}
+# The quantile of 3 degrees of freedom is 3.2, that of 1 is 12.7.
+_ENOUGH = 3
+_TITLES = {
+    "latency_s.p50": "latency p50",
+    "throughput.images_per_s": "images/s",
+    "memory.host_peak_bytes": "peak memory",
+    "accuracy.top1": "top-1 points",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +115,16 @@ def _around(comparison: Comparison) -> list[str]:
         lines.append(f"{one.what}: {one.before} -> {one.now}" if one.before else f"{one.what}: {one.now} (only B)")
     if not comparison.differences:
         lines.append("A and B were measured on the same machine with the same software")
-    lines += [
-        f"noise floor of {alias(one.name)} on {one.device}: {100 * one.floor.share:.2g} %, {one.floor.source}"
-        for one in comparison.floors
-    ]
+    lines += [_floor(one) for one in comparison.floors]
     if not comparison.floors:
         lines.append(NO_FLOOR)
     limits = ", ".join(limit.text for limit in comparison.limits)
     return [*lines, f"limits: {limits}" if limits else "limits: none"]
+
+
+def _floor(one: NamedFloor) -> str:
+    text = f"noise floor of {alias(one.name)} on {one.device}: {100 * one.floor.share:.2g} %, {one.floor.source}"
+    return f"{text}; so few make it wide, more narrow it" if one.floor.freedom < _ENOUGH else text
 
 
 def _columns(comparison: Comparison) -> list[_Column]:
@@ -156,8 +166,12 @@ def _ordered(comparison: Comparison) -> list[CellChange]:
 
 def _over(one: MetricChange) -> str:
     change = "" if one.change is None else change_text(one.name, one.change)
-    limit = "" if one.limit is None else f", limit {one.limit.text}"
-    return f"{alias(one.name)} {change}{limit}"
+    return f"{alias(one.name)} {change}{'' if one.limit is None else f', limit {_limit(one.limit)}'}"
+
+
+def _limit(limit: Limit) -> str:
+    sign, unit = "+" if limit.better == "lower" else "-", "points" if limit.in_points else "%"
+    return f"{sign}{100 * limit.most:g} {unit}"
 
 
 def _same(changes: Sequence[MetricChange]) -> str:

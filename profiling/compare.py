@@ -147,10 +147,15 @@ def _changes(
         change = _accuracy(name, pair) if in_points(name) else _ratio(name, pair, by_name.get(name))
         change = replace(change, limit=limit)
         if shaken and name.split(".")[0] in _TIMED and change.change is not None:
-            sides = " and ".join(shaken)
-            change = replace(change, note=f"{sides} unstable: the machine was not ours", verdict="cannot be told")
+            change = _doubted(change, " and ".join(shaken))
         found.append(change)
     return found
+
+
+def _doubted(change: MetricChange, sides: str) -> MetricChange:
+    """Return a change that decides nothing, because the times of one side cannot be relied on."""
+    verdict: Verdict = "cannot be told" if change.limit is not None else "no limit"
+    return replace(change, note=f"{sides} unstable: the machine was not ours", verdict=verdict)
 
 
 def _ratio(name: str, pair: Pair, floor: Floor | None) -> MetricChange:
