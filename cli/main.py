@@ -18,6 +18,7 @@ from effvit.cli import (
     cmd_finetune,
     cmd_list,
     cmd_profile,
+    cmd_recommend,
     cmd_report,
     cmd_study,
 )
@@ -66,6 +67,7 @@ app.command("evaluate", short_help="measure accuracy through any backend")(cmd_e
 app.command("export", short_help="write ONNX graphs and TensorRT engines, verified")(cmd_export.export)
 app.command("profile", short_help="measure latency, throughput, memory, accuracy")(cmd_profile.profile)
 app.command("report", short_help="turn result files into tables, figures, HTML")(cmd_report.report)
+app.command("recommend", short_help="say what to ship under constraints")(cmd_recommend.recommend)
 app.command("compare", short_help="hold result files against a baseline, as a gate")(cmd_compare.compare)
 app.command("study", short_help="all of it, for all variants, under equal conditions")(cmd_study.study)
 

@@ -14,7 +14,8 @@ EffvitError
 │   ├── ExportError             carries the stage that failed
 │   ├── FallbackError           a runtime does something else than it was asked for
 │   ├── MismatchError           an artifact disagrees with the PyTorch model
-│   └── RegressionError         cells became worse than a limit allows
+│   ├── RegressionError         cells became worse than a limit allows
+│   └── ConstraintError         nothing measured satisfies what is asked for
 └── CellsFailedError            a sweep went through, but not every cell was measured
 """
 
@@ -134,6 +135,10 @@ class MismatchError(CheckFailedError):
 
 class RegressionError(CheckFailedError):
     """Cells of a result file became worse than a limit allows, or fail that were measured before."""
+
+
+class ConstraintError(CheckFailedError):
+    """Nothing that was measured satisfies the constraints."""
 
 
 class CellsFailedError(EffvitError):

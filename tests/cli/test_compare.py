@@ -131,7 +131,7 @@ def test_hostile_names_stay_text(effvit: Effvit, tmp_path: Path) -> None:
         (b"<html><script>alert(1)</script>\n", "not a line of a result file"),
     ],
 )
-@pytest.mark.parametrize("command", ["compare"])
+@pytest.mark.parametrize("command", ["compare", "recommend"])
 def test_files_that_are_none_are_refused_in_a_sentence(
     effvit: Effvit, tmp_path: Path, baseline: Path, command: str, content: bytes | None, words: str
 ) -> None:

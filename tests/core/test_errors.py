@@ -9,6 +9,7 @@ from effvit.errors import (
     CellsFailedError,
     CheckFailedError,
     CheckpointError,
+    ConstraintError,
     DataError,
     EffvitError,
     ExportError,
@@ -42,6 +43,7 @@ EXIT_CODES = {
     FallbackError: 4,
     MismatchError: 4,
     RegressionError: 4,
+    ConstraintError: 4,
     CellsFailedError: 5,
 }
 
