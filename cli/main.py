@@ -20,6 +20,7 @@ from effvit.cli import (
     cmd_profile,
     cmd_recommend,
     cmd_report,
+    cmd_schema,
     cmd_study,
 )
 from effvit.cli.output import discard_stdout, report_error, say, write
@@ -70,6 +71,7 @@ app.command("report", short_help="turn result files into tables, figures, HTML")
 app.command("recommend", short_help="say what to ship under constraints")(cmd_recommend.recommend)
 app.command("compare", short_help="hold result files against a baseline, as a gate")(cmd_compare.compare)
 app.command("study", short_help="all of it, for all variants, under equal conditions")(cmd_study.study)
+app.command("schema", short_help="write the JSON schema of result files")(cmd_schema.schema)
 
 
 def main() -> None:
