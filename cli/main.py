@@ -11,14 +11,17 @@ import typer
 from effvit import __version__
 from effvit.cli import (
     cmd_attention,
+    cmd_compare,
     cmd_doctor,
     cmd_evaluate,
     cmd_export,
     cmd_finetune,
     cmd_list,
     cmd_profile,
+    cmd_recommend,
     cmd_report,
     cmd_runs,
+    cmd_schema,
     cmd_study,
 )
 from effvit.cli.output import discard_stdout, report_error, say, write
@@ -68,7 +71,10 @@ app.command("evaluate", short_help="measure accuracy through any backend")(cmd_e
 app.command("export", short_help="write ONNX graphs and TensorRT engines, verified")(cmd_export.export)
 app.command("profile", short_help="measure latency, throughput, memory, accuracy")(cmd_profile.profile)
 app.command("report", short_help="turn result files into tables, figures, HTML")(cmd_report.report)
+app.command("recommend", short_help="say what to ship under constraints")(cmd_recommend.recommend)
+app.command("compare", short_help="hold result files against a baseline, as a gate")(cmd_compare.compare)
 app.command("study", short_help="all of it, for all variants, under equal conditions")(cmd_study.study)
+app.command("schema", short_help="write the JSON schema of result files")(cmd_schema.schema)
 
 
 def main() -> None:

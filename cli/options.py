@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -162,6 +164,35 @@ def pairs_from_texts(texts: list[str] | None) -> tuple[tuple[str, OptionValue], 
             raise UsageError(f"the option {name.strip()} is given twice", "give every option once")
         pairs.append((name.strip(), value.strip()))
     return tuple(pairs)
+
+
+def seconds_from_text(text: str, option: str) -> float:
+    """Return the seconds that `10ms`, `0.5s` or `800us` mean.
+
+    Raises:
+        UsageError: No unit of time, no number, or not above 0.
+    """
+    return _quantity(text, _SECONDS, "a time", f"{option} 10ms")
+
+
+def bytes_from_text(text: str, option: str) -> float:
+    """Return the bytes that `2GiB`, `512MiB` or `2GB` mean.
+
+    Raises:
+        UsageError: No unit of memory, no number, or not above 0.
+    """
+    return _quantity(text, _BYTES, "a size of memory", f"{option} 2GiB")
+
+
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_BYTES = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "KB": 1e3, "MB": 1e6, "GB": 1e9}
+
+
+def _quantity(text: str, units: Mapping[str, float], what: str, example: str) -> float:
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]+)\s*", text)
+    if match is None or match[2] not in units or not float(match[1]):
+        raise UsageError(f"{text!r} is not {what}", f"write {example}, in {', '.join(units)}")
+    return float(match[1]) * units[match[2]]
 
 
 def _some(values: list[T], text: str, what: str, example: str) -> list[T]:

@@ -8,6 +8,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +25,10 @@ PACKAGES = (
     "tensorrt",
     "numpy",
 )
+
+
+# More of them make no name.
+_MOST_FACTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,47 @@ class Environment:
     def key(self) -> str:
         """Equal for equal environments, 8 hexadecimal digits."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def facts(environment: Environment) -> list[tuple[str, str]]:
+    """Return everything that is known of an environment as (name, text); packages by their own names."""
+    ram = environment.ram_bytes
+    return [
+        ("processor", environment.cpu),
+        ("usable cores", str(environment.cores)),
+        ("threads", str(environment.threads)),
+        ("memory", "" if ram is None else f"{ram / 2**30:.1f} GiB"),
+        ("GPUs", ", ".join(environment.gpus)),
+        ("system", environment.os),
+        ("Python", environment.python),
+        *environment.packages,
+    ]
+
+
+def machine_names(environments: Iterable[Environment]) -> list[str]:
+    """Return what to call each environment: its hardware, with what else differs where that is the same.
+
+    Two environments that differ never have one name.
+    """
+    kept = list(environments)
+    by_hardware: dict[str, list[Environment]] = defaultdict(list)
+    for environment in dict.fromkeys(kept):
+        by_hardware[", ".join([environment.cpu, *environment.gpus])].append(environment)
+    names = {one: name for hardware, alike in by_hardware.items() for one, name in _told_apart(hardware, alike)}
+    return [names[environment] for environment in kept]
+
+
+def _told_apart(hardware: str, alike: Sequence[Environment]) -> list[tuple[Environment, str]]:
+    """Return the name of each environment of the same hardware: by the facts that differ, or by the key of them all."""
+    known = [dict(facts(one)) for one in alike]
+    names = dict.fromkeys(name for one in known for name in one)
+    differing = [name for name in names if len({one.get(name) for one in known}) > 1]
+    texts = [", ".join(f"{name} {one.get(name) or 'missing'}" for name in differing) for one in known]
+    if len(differing) > _MOST_FACTS or len(set(texts)) < len(texts):
+        texts = [one.key for one in alike]
+    if len(alike) == 1:
+        return [(alike[0], hardware)]
+    return [(one, f"{hardware} ({text})") for one, text in zip(alike, texts, strict=True)]
 
 
 def capture_environment(threads: int | None = None) -> Environment:

@@ -13,7 +13,9 @@ EffvitError
 ├── CheckFailedError            something was made and is not what was asked for
 │   ├── ExportError             carries the stage that failed
 │   ├── FallbackError           a runtime does something else than it was asked for
-│   └── MismatchError           an artifact disagrees with the PyTorch model
+│   ├── MismatchError           an artifact disagrees with the PyTorch model
+│   ├── RegressionError         cells became worse than a limit allows
+│   └── ConstraintError         nothing measured satisfies what is asked for
 └── CellsFailedError            a sweep went through, but not every cell was measured
 """
 
@@ -129,6 +131,14 @@ class MismatchError(CheckFailedError):
         self.max_abs = max_abs
         self.cosine = cosine
         self.agreement = agreement
+
+
+class RegressionError(CheckFailedError):
+    """Cells of a result file became worse than a limit allows, or fail that were measured before."""
+
+
+class ConstraintError(CheckFailedError):
+    """Nothing that was measured satisfies the constraints."""
 
 
 class CellsFailedError(EffvitError):

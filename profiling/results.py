@@ -55,9 +55,18 @@ def read(path: Path) -> list[Outcome]:
     Raises:
         ResultError: The file is missing, holds no outcome, or has a line that is not an outcome of this schema.
     """
+    return latest(read_sittings(path))
+
+
+def read_sittings(path: Path) -> list[Outcome]:
+    """Return the outcomes of a result file line by line: all of them where a cell was measured more than once.
+
+    Raises:
+        ResultError: The file is missing, holds no outcome, or has a line that is not an outcome of this schema.
+    """
     if not path.exists():
         raise ResultError(f"there is no result file {path}", "measure something first: effvit profile")
-    outcomes = read_finished(path)
+    outcomes = _lines(path)
     if not outcomes:
         raise ResultError(f"{path} holds no outcomes", "run effvit profile again: it starts where it stopped")
     return outcomes
@@ -69,6 +78,10 @@ def read_finished(path: Path) -> list[Outcome]:
     Raises:
         ResultError: The file cannot be read, or has a line that is not an outcome of this schema.
     """
+    return latest(_lines(path))
+
+
+def _lines(path: Path) -> list[Outcome]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -79,7 +92,7 @@ def read_finished(path: Path) -> list[Outcome]:
     if not _is_json(lines[-1]):
         lines.pop()
     numbered = enumerate(lines, start=1)
-    return latest(decode(line, f"{path}, line {number}") for number, line in numbered if line.strip())
+    return [decode(line, f"{path}, line {number}") for number, line in numbered if line.strip()]
 
 
 def latest(outcomes: Iterable[Outcome]) -> list[Outcome]:

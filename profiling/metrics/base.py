@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 from effvit.profiling.records import Evidence
@@ -43,3 +43,10 @@ class Metric:
 def metrics() -> Mapping[str, Metric]:
     """Return every metric by name."""
     return discover("effvit.profiling.metrics", "METRIC", Metric)
+
+
+@lru_cache(maxsize=4096)
+def readings_of(evidence: Evidence, family: str) -> tuple[Reading, ...]:
+    """Return the readings of the metric called `family`; nothing of one that there is not."""
+    metric = metrics().get(family)
+    return metric.measure(evidence) if metric is not None else ()

@@ -109,7 +109,7 @@ def signs(row: Row) -> str:
 def context_name(context: Context, among: Sequence[Context]) -> str:
     """Return backend, precision and batch, and before them whatever else tells `context` from the others."""
     parts = []
-    for field in ("backbone", "data", "environment", "device"):
+    for field in ("backbone", "data", "machine", "device"):
         if len({getattr(other, field) for other in among}) > 1:
             parts.append(str(getattr(context, field)))
     return ", ".join([*parts, context.backend, str(context.precision), f"batch {context.batch}"])
@@ -127,9 +127,11 @@ def _optional(value: float | None, render: Callable[[float], str]) -> str:
     return ABSENT if value is None else render(value)
 
 
+_IF_SEVERAL = ("machine", "device")
 # What names a cell, measured or not.
 NAMING = (
     Column("", signs, numeric=False),
+    Column("machine", lambda row: row.machine, numeric=False),
     Column("attention", lambda row: row.label, numeric=False),
     Column("backend", lambda row: row.outcome.cell.backend, numeric=False),
     Column("precision", lambda row: str(row.outcome.cell.precision), numeric=False),
@@ -155,9 +157,13 @@ COLUMNS = (
 
 
 def columns_of(rows: Sequence[Row], among: Sequence[Column] = COLUMNS) -> list[Column]:
-    """Return the columns `among` these that `rows` need: the device is named only where there are several."""
-    several = len({row.outcome.cell.device for row in rows}) > 1
-    return [column for column in among if several or column.title != "device"]
+    """Return the columns `among` these that `rows` need: machine and device are named only where there are several."""
+    unneeded = {column.title for column in among if column.title in _IF_SEVERAL and not _several(column, rows)}
+    return [column for column in among if column.title not in unneeded]
+
+
+def _several(column: Column, rows: Sequence[Row]) -> bool:
+    return len({column.text(row) for row in rows}) > 1
 
 
 def columns(*titles: str) -> tuple[Column, ...]:

@@ -56,7 +56,7 @@ class Panel:
 def html_text(rows: Sequence[Row]) -> str:
     """Return the report; every name in it that came from a file is escaped."""
     panels, specs = _panels(rows)
-    environments = list(dict.fromkeys(row.outcome.environment for row in rows))
+    machines = {row.outcome.environment: row.machine for row in rows}
     missing = [row for row in rows if row.outcome.status != "ok" or row.outcome.notes]
     return _template().render(
         title=f"Attention report: {', '.join(sorted({row.outcome.cell.model.backbone for row in rows}))}",
@@ -69,10 +69,10 @@ def html_text(rows: Sequence[Row]) -> str:
         ceiling=display.CEILING,
         baseline=BASELINE,
         accuracy_basis=display.accuracy_basis(rows),
-        environments=[(environment.key, _facts(environment)) for environment in environments],
+        environments=[(name, _facts(environment)) for environment, name in machines.items()],
         provenance=sorted({(row.outcome.data, row.outcome.run) for row in rows}),
         missing=_table(missing, (*display.columns_of(rows, _NAMED), *_REASONS)),
-        used=_table(used.distinct(rows), used.COLUMNS),
+        used=_table(used.distinct(rows), display.columns_of(rows, used.COLUMNS)),
         schema=SCHEMA,
         specs=_inert(json.dumps(specs)),
         raw=_inert("\n".join(results.encode(row.outcome).decode() for row in rows)),
@@ -80,7 +80,7 @@ def html_text(rows: Sequence[Row]) -> str:
     )
 
 
-_NAMED = display.columns("attention", "backend", "precision", "device", "batch", "px")
+_NAMED = display.columns("machine", "attention", "backend", "precision", "device", "batch", "px")
 _REASONS = (
     display.Column("status", display.status, numeric=False),
     display.Column("notes", lambda row: "; ".join(row.outcome.notes) or quantities.ABSENT, numeric=False),
@@ -132,7 +132,7 @@ def _full_table(rows: Sequence[Row]) -> Table:
 def _details(rows: Sequence[Row]) -> list[tuple[Detail, Table]]:
     """Return the tables of what was measured that are folded until they are asked for."""
     measured = [row for row in rows if row.outcome.evidence]
-    return [(detail, _table(measured, detail.columns)) for detail in DETAILS] if measured else []
+    return [(one, _table(measured, display.columns_of(measured, one.columns))) for one in DETAILS] if measured else []
 
 
 def _facts(environment: Environment) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from effvit.environment import machine_names
 from effvit.profiling import stats
 from effvit.profiling.metrics.base import Metric, Reading
 from effvit.profiling.records import Evidence, Outcome
@@ -24,7 +25,7 @@ class Context:
     backend: str
     precision: Precision
     batch: int
-    environment: str
+    machine: str
     device: str
 
 
@@ -32,15 +33,16 @@ class Context:
 class Row:
     """A cell of the report.
 
-    `baseline` is the softmax outcome of the same context and workload. `speedup` is its median latency over this one,
-    paired round by round, and None unless both were measured in the same rounds. `ceiling` is the speed-up if the
-    attention core were free, `macs_ratio` the softmax model's MACs over this model's, `top1_gap` this top-1 minus the
-    baseline's, as a share. `pareto_latency` and `pareto_memory` mark the fronts of top-1 within the context; an
-    unstable row lies on none.
+    `machine` names the environment, and no other has that name. `baseline` is the softmax outcome of the same context
+    and workload. `speedup` is its median latency over this one, paired round by round, and None unless both were
+    measured in the same rounds. `ceiling` is the speed-up if the attention core were free, `macs_ratio` the softmax
+    model's MACs over this model's, `top1_gap` this top-1 minus the baseline's, as a share. `pareto_latency`
+    and `pareto_memory` mark the fronts of top-1 within the context; an unstable row lies on none.
     """
 
     outcome: Outcome
     label: str
+    machine: str
     readings: tuple[Reading, ...]
     baseline: Outcome | None = None
     speedup: Estimate | None = None
@@ -54,9 +56,8 @@ class Row:
     def context(self) -> Context:
         """The group of rows that this one competes with."""
         cell = self.outcome.cell
-        environment = self.outcome.environment.key
         work = (cell.backend, cell.precision, cell.workload.batch)
-        return Context(cell.model.backbone, self.outcome.data, *work, environment, str(cell.device))
+        return Context(cell.model.backbone, self.outcome.data, *work, self.machine, str(cell.device))
 
     @property
     def workload(self) -> Workload:
@@ -91,10 +92,10 @@ def make_rows(outcomes: Iterable[Outcome]) -> list[Row]:
     outcomes = list(outcomes)
     metrics = discover("effvit.profiling.metrics", "METRIC", Metric).values()
     baselines = _baselines(outcomes)
-    labels = _labels(outcomes)
+    machines = machine_names(outcome.environment for outcome in outcomes)
     rows = [
-        _compared(Row(outcome, label, _readings(outcome, metrics)), baselines[_ground(outcome)])
-        for outcome, label in zip(outcomes, labels, strict=True)
+        _compared(Row(outcome, label, machine, _readings(outcome, metrics)), baselines[_ground(outcome)])
+        for outcome, label, machine in zip(outcomes, labels(outcomes), machines, strict=True)
     ]
     rows.sort(key=lambda row: (row.context, row.workload, not row.is_baseline, row.label))
     return _with_fronts(rows)
@@ -108,6 +109,15 @@ def contexts(rows: Iterable[Row]) -> list[Context]:
 def variant_order(rows: Iterable[Row]) -> list[str]:
     """Return the labels of `rows`, each once, the baseline first and the others by name."""
     return list(dict.fromkeys(row.label for row in sorted(rows, key=lambda row: (not row.is_baseline, row.label))))
+
+
+def labels(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the attention of each outcome, with options, blocks and run where two would be called the same."""
+    names = [outcome.cell.model.attention for outcome in outcomes]
+    names = _told_apart(names, [_details(outcome) for outcome in outcomes], names)
+    # Runs count only where they meet in one cell: one run a resolution is still one variant, and one line in a figure.
+    places = [(name, _ground(outcome)) for name, outcome in zip(names, outcomes, strict=True)]
+    return _told_apart(names, [outcome.run for outcome in outcomes], places)
 
 
 def _readings(outcome: Outcome, metrics: Iterable[Metric]) -> tuple[Reading, ...]:
@@ -164,15 +174,6 @@ def _top1_gap(evidence: Evidence, reference: Evidence) -> Estimate | None:
         return None
     value = stats.proportion(ours.top1_correct, ours.images)
     return stats.difference(value, stats.proportion(theirs.top1_correct, theirs.images))
-
-
-def _labels(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the attention of each outcome, with options, blocks and run where two would be called the same."""
-    names = [outcome.cell.model.attention for outcome in outcomes]
-    names = _told_apart(names, [_details(outcome) for outcome in outcomes], names)
-    # Runs count only where they meet in one cell: one run a resolution is still one variant, and one line in a figure.
-    places = [(name, _ground(outcome)) for name, outcome in zip(names, outcomes, strict=True)]
-    return _told_apart(names, [outcome.run for outcome in outcomes], places)
 
 
 def _told_apart(names: Sequence[str], details: Sequence[str], places: Sequence[Hashable]) -> list[str]:

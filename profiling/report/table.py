@@ -14,7 +14,7 @@ from effvit.spec import BASELINE
 _FACTS = (
     "attention", "variant", "options", "backbone", "run", "data", "backend", "precision",
     "device", "batch", "height_px", "width_px", "tokens", "status", "stage", "reason", "notes", "finished",
-    "environment",
+    "environment", "machine",
 )  # fmt: skip
 _COMPARED = (
     "speedup", "speedup_low", "speedup_high", "ceiling_speedup", "macs_ratio",
@@ -41,9 +41,9 @@ def markdown_text(rows: Sequence[Row]) -> str:
     columns = display.columns_of(rows)
     heads = [column.title for column in columns]
     rules = ["---:" if column.numeric else "---" for column in columns]
-    lines = [heads, rules, *([_escaped(column.text(row)) for column in columns] for row in rows)]
+    lines = [heads, rules, *([escaped(column.text(row)) for column in columns] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    signs = _escaped(display.SIGNS.replace("\n", "; "))
+    signs = escaped(display.SIGNS.replace("\n", "; "))
     basis = f"± is half the width of the 95 % interval. Baseline: {BASELINE}. {display.accuracy_basis(rows)}".rstrip()
     return f"{table}\n\n{signs}; {basis}\n\n{display.CEILING}\n"
 
@@ -55,7 +55,7 @@ def _facts(row: Row) -> list[object]:
     runs = [cell.backend, str(cell.precision), str(cell.device)]
     work = [cell.workload.batch, cell.workload.height, cell.workload.width]
     fate = [outcome.status, outcome.stage, outcome.reason, "; ".join(outcome.notes), outcome.finished]
-    return [*model, *runs, *work, row.tokens, *fate, outcome.environment.key]
+    return [*model, *runs, *work, row.tokens, *fate, outcome.environment.key, row.machine]
 
 
 def _number(reading: Reading, end: str) -> float | None:
@@ -74,7 +74,7 @@ def _text(shown: str) -> str:
     return "" if shown == quantities.ABSENT else shown
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return `text` as one Markdown cell: Markdown passes HTML through, and a bar would open a new cell."""
     for character in "\\`*_[]|":
         text = text.replace(character, f"\\{character}")

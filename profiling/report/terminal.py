@@ -105,7 +105,8 @@ def _fitting(rows: Sequence[Row], width: int) -> tuple[list[Column], list[str]]:
 
 
 def _varies(column: Column, rows: Sequence[Row]) -> bool:
-    return column.title not in ("backend", "precision", "device") or len({column.text(row) for row in rows}) > 1
+    shared = ("machine", "backend", "precision", "device")
+    return column.title not in shared or len({column.text(row) for row in rows}) > 1
 
 
 def _width(column: Column, rows: Sequence[Row]) -> int:

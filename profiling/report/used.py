@@ -12,12 +12,12 @@ from effvit.profiling.report.rows import Row
 
 
 def distinct(rows: Sequence[Row]) -> list[Row]:
-    """Return one measured row for each different set of settings of a mechanism on a device."""
+    """Return one measured row for each different set of settings of a mechanism on a device of a machine."""
     found: dict[Hashable, Row] = {}
     for row in rows:
         evidence, cell = row.outcome.evidence, row.outcome.cell
         if evidence is not None and evidence.settings is not None:
-            asked = (row.label, cell.backend, cell.precision, cell.device)
+            asked = (row.machine, row.label, cell.backend, cell.precision, cell.device)
             found.setdefault((asked, evidence.settings, evidence.confinement), row)
     return list(found.values())
 
@@ -59,7 +59,7 @@ def _memory_limit(row: Row) -> str:
 
 
 COLUMNS = (
-    *display.columns("attention", "backend", "precision", "device"),
+    *display.columns("machine", "attention", "backend", "precision", "device"),
     _setting("runtime", lambda settings: settings.runtime),
     _setting("runs on", lambda settings: settings.device),
     _setting("computes in", lambda settings: settings.precision),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from effvit.environment import capture_environment, package_version, usable_cores
+from effvit.environment import Environment, capture_environment, machine_names, package_version, usable_cores
 
 
 def fake_tool(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,3 +67,38 @@ def test_a_key_is_equal_for_equal_environments_alone() -> None:
     assert environment.key == replace(environment).key
     assert environment.key != replace(environment, threads=3).key
     assert environment.key != replace(environment, gpus=("Some GPU",)).key
+
+
+MACHINE = Environment("A CPU", 4, 2**34, (), "Linux 6.1", "3.11.9", (("onnxruntime", "1.23.0"), ("torch", "2.9.0")), 4)
+
+
+@pytest.mark.parametrize(
+    ("other", "names"),
+    [
+        (replace(MACHINE), ["A CPU", "A CPU"]),
+        (replace(MACHINE, cpu="B CPU"), ["A CPU", "B CPU"]),
+        (replace(MACHINE, gpus=("A GPU",)), ["A CPU", "A CPU, A GPU"]),
+        (replace(MACHINE, threads=2), ["A CPU (threads 4)", "A CPU (threads 2)"]),
+        (
+            replace(MACHINE, packages=(("onnxruntime", "1.24.0"), ("torch", "2.9.0"))),
+            ["A CPU (onnxruntime 1.23.0)", "A CPU (onnxruntime 1.24.0)"],
+        ),
+        (
+            replace(MACHINE, packages=(("torch", "2.9.0"),)),
+            ["A CPU (onnxruntime 1.23.0)", "A CPU (onnxruntime missing)"],
+        ),
+    ],
+)
+def test_machines_are_named_by_what_tells_them_apart(other: Environment, names: list[str]) -> None:
+    assert machine_names([MACHINE, other]) == names
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(MACHINE, ram_bytes=2**34 + 1),
+        replace(MACHINE, os="Linux 6.2", python="3.12.0", threads=2, cores=2),
+    ],
+)
+def test_environments_that_differ_in_too_much_or_too_little_are_named_by_their_keys(other: Environment) -> None:
+    assert machine_names([MACHINE, other]) == [f"A CPU ({MACHINE.key})", f"A CPU ({other.key})"]

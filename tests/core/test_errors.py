@@ -9,11 +9,13 @@ from effvit.errors import (
     CellsFailedError,
     CheckFailedError,
     CheckpointError,
+    ConstraintError,
     DataError,
     EffvitError,
     ExportError,
     FallbackError,
     MismatchError,
+    RegressionError,
     ResultError,
     StorageError,
     UnavailableError,
@@ -40,6 +42,8 @@ EXIT_CODES = {
     ExportError: 4,
     FallbackError: 4,
     MismatchError: 4,
+    RegressionError: 4,
+    ConstraintError: 4,
     CellsFailedError: 5,
 }
 

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effvit.profiling.report.pareto import front
@@ -28,6 +28,7 @@ def test_both_lists_must_be_of_one_length() -> None:
         front([1.0, 2.0], [1.0])
 
 
+@settings(max_examples=1000, deadline=None)
 @given(st.lists(st.tuples(GRID, GRID), max_size=12))
 def test_the_front_is_what_no_weighting_of_a_pair_rejects(points: list[tuple[float | None, float | None]]) -> None:
     gains, costs = [gain for gain, _ in points], [cost for _, cost in points]

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from outcomes import VARIANTS, make_outcome, make_sweep, without_evidence
+from outcomes import ENVIRONMENT, VARIANTS, make_outcome, make_sweep, without_evidence
 from rich.console import Console
 
 from effvit.errors import ResultError, StorageError
@@ -96,6 +96,31 @@ def test_one_device_has_no_column_and_its_threads_are_named() -> None:
     assert "device" not in _shown(outcomes)
     assert ", 1 thread " in _shown(outcomes).splitlines()[0]
     assert "| device |" not in table.markdown_text(make_rows(outcomes))
+
+
+def test_machines_have_a_column_where_there_are_several_and_their_names_in_every_part() -> None:
+    small = replace(ENVIRONMENT, cpu="Small <b>CPU</b>")
+    outcomes = [make_outcome("softmax"), replace(make_outcome("softmax"), environment=small)]
+    rows = make_rows(outcomes)
+    text = _shown(outcomes, width=200)
+    assert re.search(r"machine +attention", text)
+    assert "several machines" in text.splitlines()[0]
+    assert text.count("Small <b>CPU</b>") == 1
+    assert "| machine |" in table.markdown_text(rows)
+    assert {line["machine"] for line in csv.DictReader(io.StringIO(table.csv_text(rows)))} == {
+        "Example CPU 9000", "Small <b>CPU</b>",
+    }  # fmt: skip
+    page = html_text(rows)
+    assert "<h3>Example CPU 9000</h3>" in page
+    assert "<b>CPU</b>" not in page
+    titles = [paragraph.title for paragraph in summary.paragraphs(rows)]
+    assert titles == ["Example CPU 9000, torch, fp32, batch 1", "Small <b>CPU</b>, torch, fp32, batch 1"]
+
+
+def test_one_machine_has_no_column() -> None:
+    outcomes = [make_outcome("softmax"), make_outcome("linformer")]
+    assert "machine" not in _shown(outcomes)
+    assert "| machine |" not in table.markdown_text(make_rows(outcomes))
 
 
 def test_the_page_tells_what_a_runtime_really_used() -> None:

@@ -121,3 +121,19 @@ def test_every_outcome_is_a_row() -> None:
     rows = make_rows(sweep)
     assert len(rows) == len(sweep)
     assert {row.outcome.cell.key for row in rows} == {outcome.cell.key for outcome in sweep}
+
+
+def test_the_same_cell_on_two_machines_is_two_rows_that_are_never_paired() -> None:
+    """Even if their rounds are called the same, as those of two sweeps started alike are."""
+    small = replace(ENVIRONMENT, cpu="Small CPU")
+    here = [_timed(SOFTMAX, 2.0, 4.0), _timed(LINEAR, 1.0, 2.0)]
+    there = [replace(_timed(SOFTMAX, 30.0, 30.0), environment=small), replace(_timed(LINEAR, 10.0), environment=small)]
+    rows = {(row.machine, row.label): row for row in make_rows([*here, *there])}
+    assert len(rows) == 4
+    for machine, gain in (("Example CPU 9000", 2.0), ("Small CPU", 3.0)):
+        speedup = rows[machine, "linformer"].speedup
+        assert speedup is not None
+        assert speedup.value == pytest.approx(gain)
+        assert rows[machine, "linformer"].pareto_latency
+    (alone,) = (row for row in make_rows([here[0], there[1]]) if row.label == "linformer")
+    assert (alone.baseline, alone.speedup, alone.top1_gap) == (None, None, None)

@@ -1,0 +1,180 @@
+"""What `effvit recommend` says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from effvit.profiling.candidates import DROP, Candidate, Check, Relaxation
+from effvit.profiling.recommend import LATENCY, MEMORY, Recommendation, Rival, Settling
+from effvit.profiling.report import quantities
+from effvit.profiling.stats import Estimate
+
+_TITLES = {LATENCY: "latency p50", MEMORY: "peak memory", DROP: "top-1 drop"}
+_STATES = {
+    "satisfied": "kept",
+    "perhaps": "perhaps kept: the interval reaches beyond",
+    "not": "not kept",
+    "unknown": "not measured",
+}
+_MOST_NAMED = 5
+
+
+def lines(found: Recommendation, objective: str, *, several: bool) -> Iterator[str]:
+    """Yield what to ship, why, and what is not certain, a line each; headed by the place where there are several."""
+    if several:
+        yield f"{found.machine}, {found.device}, {found.data}:"
+    yield from _best(found, objective)
+    yield from _equals(found, objective)
+    yield from (_relaxed(one, objective, binding=index == 0) for index, one in enumerate(found.relaxations))
+    yield from (_settled(one) for one in found.settling)
+    yield from _left_out(found)
+
+
+def how_near(found: Recommendation) -> str:
+    """Return what comes closest to the limits, and by how much it misses them."""
+    nearest = found.nearest
+    if nearest is None:
+        return ""
+    missed = [check for check in nearest.checks if not check.met]
+    return f"{_named(nearest)}: {', '.join(_missed(check) for check in missed)}"
+
+
+def _best(found: Recommendation, objective: str) -> Iterator[str]:
+    choice = found.choice
+    if choice is None:
+        near = how_near(found)
+        yield f"Nothing keeps the limits{f'; the nearest is {near}' if near else ''}."
+        return
+    yield f"Ship {_named(choice)}: {_merit(choice.value, objective)}, the best {objective} within the limits."
+    for check in choice.checks:
+        yield f"  {_TITLES[check.name]}: {_amount(check)} of at most {_limit(check.name, check.most)}, {_state(check)}"
+    if found.safe is not None:
+        yield f"Beyond doubt within the limits: {_named(found.safe)}, {_merit(found.safe.value, objective)}."
+    elif not choice.certain:
+        yield "Nothing is within the limits beyond doubt."
+
+
+def _equals(found: Recommendation, objective: str) -> Iterator[str]:
+    if found.choice is None:
+        return
+    if not found.alike:
+        yield f"Its {objective} can be told from that of all others within the limits."
+        return
+    more = len(found.alike) - _MOST_NAMED
+    named = "; ".join(_rival(one, objective) for one in found.alike[:_MOST_NAMED])
+    yield f"Not to be told from it: {named}{f'; and {more} more' if more > 0 else ''}."
+
+
+def _relaxed(one: Relaxation, objective: str, *, binding: bool) -> str:
+    step = f"{_TITLES[one.name]} of {_limit(one.name, _rounded_up(one.needed))} would admit {_named(one.candidate)}"
+    buys = f", {_merit(one.candidate.value, objective)}"
+    if one.gain is not None:
+        buys += f" ({_gain(one.gain)} better)"
+    if one.gain is not None and one.most_gain is not None and one.most_gain > one.gain:
+        buys += f"; without this limit there is {_gain(one.most_gain)} to gain"
+    # Where nothing is within the limits, there is nothing that one of them keeps from being better.
+    begin = "Enough by itself: " if one.gain is None else "Binding: " if binding else "Also: "
+    return f"{begin}{step}{buys}."
+
+
+def _settled(one: Settling) -> str:
+    known = f"{one.now} {one.unit} so far"
+    question = _TITLES.get(one.question, one.question)
+    if one.count is None:
+        return (
+            f"To settle the {question} of {_named(one.candidate)}: no measurement can, the numbers are equal ({known})."
+        )
+    if one.available is not None and one.now + one.count > one.available:
+        have = f"only {one.available:,} are held out"
+        return f"To settle the {question} of {_named(one.candidate)}: about {one.count:,} more images, but {have}."
+    return f"To settle the {question} of {_named(one.candidate)}: about {one.count:,} more {one.unit} ({known})."
+
+
+def _left_out(found: Recommendation) -> Iterator[str]:
+    counts = (
+        (found.unstable, "unstable"),
+        (found.unmeasured, "not measured"),
+        (found.lacking, "without that number"),
+    )
+    parts = [f"{count} {what}" for count, what in counts if count]
+    if parts:
+        yield f"Considered: {found.considered} cells; left out: {', '.join(parts)}."
+
+
+def _named(candidate: Candidate) -> str:
+    cell = candidate.cell
+    device = "" if str(cell.device) == cell.device.kind else f", {cell.device}"
+    kind = f"{candidate.label} in {cell.model.backbone}, {cell.backend}, {cell.precision}"
+    return f"{kind}, {cell.workload.resolution} px, batch {cell.workload.batch}{device}"
+
+
+def _merit(value: Estimate, objective: str) -> str:
+    wide = quantities.spread(value.value, value.low, value.high)
+    if objective == "throughput":
+        return f"{quantities.si(value.value, 'images/s', value.low, value.high)} {wide}".rstrip()
+    if objective == "latency":
+        return f"{quantities.si(value.value, 's', value.low, value.high)} {wide}".rstrip()
+    if objective == "accuracy":
+        return f"top-1 {quantities.percent(value.value, value.low, value.high)}"
+    if objective == "memory":
+        return quantities.size(value.value)
+    return f"{quantities.si(value.value, 'J')} an image"
+
+
+def _rival(one: Rival, objective: str) -> str:
+    unit = "points" if objective == "accuracy" else "%"
+    change = quantities.points(one.change.value, one.change.low, one.change.high)
+    return f"{_named(one.candidate)} ({change.replace('(', '').replace(')', '')} {unit})"
+
+
+def _amount(check: Check) -> str:
+    value = check.value
+    if value is None:
+        return "unknown"
+    if check.name == MEMORY:
+        return quantities.size(value.value)
+    if check.name == LATENCY:
+        wide = quantities.spread(value.value, value.low, value.high)
+        return f"{quantities.si(value.value, 's', value.low, value.high)} {wide}".rstrip()
+    if value.low == value.high == 0:
+        return f"none, {check.note}"
+    shown = quantities.points(value.value, value.low, value.high).lstrip("+")
+    return f"{shown.replace('(', '').replace(')', '')} points"
+
+
+def _limit(name: str, most: float) -> str:
+    if name == MEMORY:
+        return quantities.size(most)
+    if name == DROP:
+        return f"{100 * most:.3g} {'point' if most == 0.01 else 'points'}"
+    return f"{most * 1e3:.4g} ms"
+
+
+def _missed(check: Check) -> str:
+    if check.value is None:
+        return f"{_TITLES[check.name]} not measured"
+    over = f"{_percent(check.excess)} {'points' if check.name == DROP else '%'} too much"
+    doubt = ", perhaps kept" if check.state == "perhaps" else ""
+    return f"{_TITLES[check.name]} {_amount(check)} of at most {_limit(check.name, check.most)}, {over}{doubt}"
+
+
+def _state(check: Check) -> str:
+    return _STATES[check.state] + (f" ({check.note})" if check.state == "unknown" and check.note else "")
+
+
+def _gain(share: float) -> str:
+    return f"{_percent(share)} %"
+
+
+def _percent(share: float) -> str:
+    """Return a share in per cent to two digits, and to whole per cent from 10 on."""
+    return f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.2g}"
+
+
+def _rounded_up(value: float) -> float:
+    """Return the least number of three digits that is not below `value`: a limit rounded down would not admit it."""
+    if value <= 0:
+        return value
+    step = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return math.ceil(round(value / step, 6)) * step
