@@ -23,6 +23,8 @@ from effvit.profiling.records import (
     ArtifactFacts,
     Calibration,
     CallWork,
+    Cell,
+    DeviceTimes,
     Energy,
     Evidence,
     HostMemory,
@@ -30,12 +32,13 @@ from effvit.profiling.records import (
     Stage,
     Throughput,
 )
+from effvit.profiling.staging import CLOCK, QUEUE_DEPTH
 from effvit.profiling.stopping import Standing, standing
 from effvit.profiling.timer import Round
 from effvit.run import Run
 from effvit.spec import BASELINE, Precision
 
-AccuracyKey = tuple[str, str, Precision, int, int]
+AccuracyKey = tuple[str, str, str, Precision, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class Contender:
         self.standing: Standing | None = None
         self.accuracy: Accuracy | None = None
         self.energy: Energy | None = None
+        self.device_times: DeviceTimes | None = None
         self.refusal: Refusal | None = None
 
     @property
@@ -130,6 +134,7 @@ class _GroupMeasurement:
         for contender in contenders:
             contender.attempt("accuracy", partial(self._evaluate, contender))
         for contender in contenders:
+            self._time_stages(contender)
             self._meter(contender)
 
     def _open(self, contenders: Sequence[Contender]) -> None:
@@ -178,9 +183,7 @@ class _GroupMeasurement:
         group, run = self.group, contender.run
         pixels = self.bench.pixels.get(run, group.workload.height, group.workload.width, self.bench.effort.eval_images)
         cell = group.cell(run)
-        # A checkpoint is the artifact of every resolution and type PyTorch runs it in, so the hash alone does not do.
-        workload = cell.workload
-        key = (contender.artifact.sha256, cell.backend, cell.precision, workload.height, workload.width)
+        key = _accuracy_key(contender.artifact.sha256, cell)
         known = self.bench.accuracies.get(key)
         if known is None or known.images != len(pixels.labels):
             self.bench.stage(f"accuracy of {run.record.spec.attention}, {group}")
@@ -188,6 +191,17 @@ class _GroupMeasurement:
             known = replace(counted, of_images=pixels.of_images)
             self.bench.accuracies[key] = known
         contender.accuracy = known
+
+    def _time_stages(self, contender: Contender) -> None:
+        """Time the parts of a call of a contender that was measured on a GPU; its times stand without them."""
+        if contender.refusal is not None or self.group.on_processor:
+            return
+        self.bench.stage(f"transfers of {contender.run.record.spec.attention}, {self.group}")
+        try:
+            contender.device_times = contender.worker.stages()
+        except CellFailure as failure:
+            reason = f"the pass that was to time them failed: {failure.reason}"
+            contender.device_times = DeviceTimes((), (), (), (), (), QUEUE_DEPTH, CLOCK, reason)
 
     def _meter(self, contender: Contender) -> None:
         """Read the energy counters over calls of a contender that was measured, in a pass that gives no times."""
@@ -257,9 +271,14 @@ def known_accuracies(outcomes: Sequence[Outcome]) -> dict[AccuracyKey, Accuracy]
     for outcome in outcomes:
         cell, evidence = outcome.cell, outcome.evidence
         if evidence is not None and evidence.accuracy is not None:
-            size = (cell.workload.height, cell.workload.width)
-            known[(evidence.artifact.sha256, cell.backend, cell.precision, *size)] = evidence.accuracy
+            known[_accuracy_key(evidence.artifact.sha256, cell)] = evidence.accuracy
     return known
+
+
+def _accuracy_key(sha256: str, cell: Cell) -> AccuracyKey:
+    # A checkpoint is the artifact of every resolution and type PyTorch runs it in, so the hash alone does not do.
+    work = cell.workload
+    return sha256, cell.backend, cell.device.kind, cell.precision, work.height, work.width
 
 
 def _result(contender: Contender, group: Group, bench: Bench, comparison: str) -> Measured | Refusal:
@@ -283,11 +302,11 @@ def _result(contender: Contender, group: Group, bench: Bench, comparison: str) -
         accuracy=contender.accuracy,
         turns=state.turns,
         work=_work(artifact, group),
-        # It is the processor's, and says nothing about an artifact bound to a GPU.
-        calibration=None if group.backend.device_bound else bench.calibration,
+        calibration=bench.calibration,
         energy=contender.energy,
         settings=opened.settings,
         confinement=opened.confinement,
+        device_times=contender.device_times,
     )
     return Measured(evidence, state.unstable)
 

@@ -138,7 +138,10 @@ class _Sweep:
             else:
                 ready.append((run, artifact))
         if ready:
-            bench = replace(self.bench, calibration=self._calibration(group.threads(self.environment.threads)))
+            # It is the processor's, and says nothing about a GPU.
+            threads = group.threads(self.environment.threads)
+            calibration = self._calibration(threads) if group.on_processor else None
+            bench = replace(self.bench, calibration=calibration)
             for (run, _), result in zip(ready, measure_group(bench, group, ready), strict=True):
                 self._finish(group, run, result)
 
@@ -160,7 +163,7 @@ class _Sweep:
             evidence=result.evidence if isinstance(result, Measured) else None,
             stage=stage,
             reason=reason,
-            notes=_notes(run, group.workload),
+            notes=_notes(run, group.workload, result),
         )
         append(self.results, outcome)
         self.done[outcome.cell.key] = outcome
@@ -177,10 +180,12 @@ class _Sweep:
         return ("unstable", "measure", result.unstable) if result.unstable else ("ok", None, "")
 
 
-def _notes(run: Run, workload: Workload) -> tuple[str, ...]:
+def _notes(run: Run, workload: Workload, result: Measured | Refusal) -> tuple[str, ...]:
     trained = run.record.spec.trained
     notes = list(run.record.warnings)
     if trained != (workload.height, workload.width):
         size = Workload(1, *trained).resolution
         notes.append(f"trained at {size} px; the position embedding was resampled without further training")
+    if isinstance(result, Measured) and result.evidence.settings is not None:
+        notes += result.evidence.settings.remarks()
     return tuple(notes)

@@ -131,8 +131,8 @@ def _full_table(rows: Sequence[Row]) -> Table:
 
 def _details(rows: Sequence[Row]) -> list[tuple[Detail, Table]]:
     """Return the tables of what was measured that are folded until they are asked for."""
-    measured = [row for row in rows if row.outcome.evidence]
-    return [(detail, _table(measured, detail.columns)) for detail in DETAILS] if measured else []
+    parts = [(detail, [row for row in rows if detail.has(row)]) for detail in DETAILS]
+    return [(detail, _table(present, detail.columns)) for detail, present in parts if present]
 
 
 def _facts(environment: Environment) -> list[tuple[str, str]]:
