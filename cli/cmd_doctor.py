@@ -11,7 +11,7 @@ from effvit.environment import Environment
 
 @dataclass(frozen=True, slots=True)
 class BackendStatus:
-    """One backend: its version, or why it cannot run here and how to get it."""
+    """One backend: its version, or why it cannot run here and how to get it; the kinds of devices it computes on."""
 
     name: str
     summary: str
@@ -19,6 +19,7 @@ class BackendStatus:
     version: str | None
     unavailable: str | None
     install: str
+    devices: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ def diagnose() -> Diagnosis:
                 backend.version(),
                 backend.unavailable(),
                 backend.install,
+                backend.devices,
             )
             for backend in backends().values()
         ),

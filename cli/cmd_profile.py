@@ -29,6 +29,7 @@ from effvit.cli.options import (
 from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
 from effvit.errors import CellsFailedError, FallbackError
 from effvit.interruption import advising, same_command
+from effvit.profiling.devices import check_gpus
 from effvit.spec import BASELINE
 
 if TYPE_CHECKING:
@@ -98,11 +99,12 @@ def profile(
     sizes = resolutions_from_text(res) if res is not None else None
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
     devices = devices_from_texts(device, threads)
+    check_gpus(devices)  # before the seconds that importing PyTorch takes
 
     from effvit.export.base import pick_backend
 
     backends = names_from_text(backend)
-    for name in backends:  # before the seconds that importing PyTorch takes
+    for name in backends:  # and before those that importing runs takes
         pick_backend(name).require()
 
     from effvit.cli.sweeping import SweepDisplay
@@ -118,7 +120,7 @@ def profile(
         resolutions=tuple(sizes or dict.fromkeys(one.record.spec.trained for one in chosen)),
         batches=(1,) if max_batch else tuple(batches),
         precisions=tuple(precisions),
-        backends=tuple(backends) or available_backends(),
+        backends=tuple(backends) or available_backends(devices),
         devices=tuple(devices),
     )
     effort = Effort(

@@ -47,7 +47,8 @@ DevicesOption = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="cpu, or a part of it: cpu:threads=1,memory=512MiB; may be given several times [default: cpu]",
+        help="cpu, a part of it as cpu:threads=1,memory=512MiB, or an NVIDIA GPU as cuda:0; may be given several times "
+        "[default: cpu]",
         show_default=False,
     ),
 ]

@@ -11,6 +11,7 @@ from rich.table import Table
 from effvit.accuracy import Accuracy, balanced_top1, top1, top5
 from effvit.cli.cmd_doctor import Diagnosis
 from effvit.export.base import Artifact
+from effvit.profiling.devices import Device
 from effvit.profiling.report import quantities
 from effvit.spec import Workload
 
@@ -37,17 +38,18 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
     for name, value in (
         ("processor", f"{environment.cpu}, {environment.cores} usable cores"),
         ("memory", "unknown" if ram is None else f"{ram / 2**30:.0f} GiB"),
-        ("GPUs", ", ".join(environment.gpus) or "none that an NVIDIA driver knows of"),
+        ("GPUs", ", ".join(_numbered(environment.gpus)) or "none that an NVIDIA driver knows of"),
         ("system", f"{environment.os}, Python {environment.python}"),
         ("packages", ", ".join(f"{package} {version}" for package, version in environment.packages)),
     ):
         machine.add_row(name, value)
-    backends = _plain("backend", "version", "precisions", "state")
+    backends = _plain("backend", "version", "devices", "precisions", "state")
     for status in diagnosis.backends:
         state = (
             "ready" if status.unavailable is None else f"not here: {status.unavailable}; to get it: {status.install}"
         )
-        backends.add_row(status.name, status.version or "-", ", ".join(status.precisions), state)
+        kinds, types = ", ".join(status.devices), ", ".join(status.precisions)
+        backends.add_row(status.name, status.version or "-", kinds, types, state)
     return [machine, backends]
 
 
@@ -166,6 +168,11 @@ def _ending(frontier: Frontier) -> str:
     if frontier.stopped == "found" and frontier.too_large is not None:
         return f"no memory for {frontier.too_large.batch}"
     return frontier.reason or frontier.stopped
+
+
+def _numbered(gpus: Sequence[str]) -> list[str]:
+    """Return GPUs behind the names that --device knows them by: `cuda:0 NVIDIA H200, 570.86`."""
+    return [f"{Device('cuda', index=number)} {gpu}" for number, gpu in enumerate(gpus)]
 
 
 def _times(ratio: float | None) -> str:

@@ -97,7 +97,7 @@ def capture_environment(threads: int | None = None) -> Environment:
         cpu=_cpu_model(),
         cores=usable_cores(),
         ram_bytes=_ram_bytes(),
-        gpus=_gpus(),
+        gpus=nvidia_gpus(),
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         packages=tuple((name, version) for name in PACKAGES if (version := package_version(name)) is not None),
@@ -138,7 +138,8 @@ def _ram_bytes() -> int | None:
         return None
 
 
-def _gpus() -> tuple[str, ...]:
+def nvidia_gpus() -> tuple[str, ...]:
+    """Return name and driver of every NVIDIA GPU, in the order of their numbers; nothing without a driver."""
     # The driver's own tool, so that naming GPUs needs no torch and makes no CUDA context.
     tool = shutil.which("nvidia-smi")
     if tool is None:

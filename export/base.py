@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +84,24 @@ class Session(Protocol):
     def settings(self) -> RuntimeSettings: ...
 
 
+@runtime_checkable
+class StagedSession(Session, Protocol):
+    """A session on a GPU whose transfers can be enqueued, too, and told from the pass itself.
+
+    `bind` leaves the batch in page-locked memory of the host and on the GPU. `upload` enqueues the copy of it to the
+    GPU, `download` that of the logits of the last launch to the host; `synchronize` waits for them as for launches.
+    `mark` enqueues an event, and `seconds_between` tells how long after one the GPU came to another, once both are
+    past. `gpu` is the name of the GPU that its driver's tools know, `GPU-` and a UUID.
+    """
+
+    @property
+    def gpu(self) -> str: ...
+    def upload(self) -> None: ...
+    def download(self) -> None: ...
+    def mark(self) -> Any: ...
+    def seconds_between(self, first: Any, second: Any) -> float: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """What an artifact is made from: a run, at one resolution (px) and precision."""
@@ -107,7 +125,8 @@ class Backend:
     is: `path`, or a file that exists already. `open(artifact, threads)` loads it, using `threads` CPU threads.
     Artifacts of a `device_bound` backend are of use on the GPUs and drivers they were built with alone. One that is
     `slow_to_open`, by tens of seconds or more, is measured only where it is named. `providers` are the parts of the
-    runtime that may run nodes of a graph; with none given, any may.
+    runtime that may run nodes of a graph; with none given, any may. `open_on_gpu(artifact, threads, index)` loads the
+    artifact onto the GPU of that number; None: the runtime, as it is used here, computes on no GPU.
     """
 
     name: str
@@ -123,6 +142,34 @@ class Backend:
     device_bound: bool = False
     slow_to_open: bool = False
     providers: frozenset[str] = frozenset()
+    open_on_gpu: Callable[[Artifact, int, int], Session] | None = None
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The kinds of devices that it computes on."""
+        return ("cpu",) * (not self.device_bound) + ("cuda",) * (self.open_on_gpu is not None)
+
+    def open_on(self, artifact: Artifact, threads: int, gpu: int | None) -> Session:
+        """Load `artifact` onto the GPU of that number, or onto the CPU if it is None.
+
+        Raises:
+            UnsupportedError: The backend does not compute there.
+            BackendUnavailableError: The runtime does not see that GPU.
+        """
+        self.require_device("cpu" if gpu is None else "cuda")
+        if gpu is None or self.open_on_gpu is None:
+            return self.open(artifact, threads)
+        return self.open_on_gpu(artifact, threads, gpu)
+
+    def require_device(self, *kinds: str) -> None:
+        """Check that the backend computes on devices of one of these kinds.
+
+        Raises:
+            UnsupportedError: It does not.
+        """
+        if set(kinds).isdisjoint(self.devices):
+            here, there = " and ".join(self.devices), " or ".join(dict.fromkeys(kinds))
+            raise UnsupportedError(f"{self.name} computes on {here}, not on {there}", f"add --device {self.devices[0]}")
 
     def require(self, precision: Precision | None = None) -> None:
         """Check that the runtime is here and takes `precision`.

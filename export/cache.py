@@ -34,12 +34,13 @@ def reference_logits(source: Source, pixels: np.ndarray) -> Logits:
         return np.concatenate([model(torch.from_numpy(part)).numpy() for part in parts])
 
 
-def find(source: Source, backend: Backend) -> Artifact | None:
+def find(source: Source, backend: Backend, device: str = "cpu") -> Artifact | None:
     """Return the artifact made earlier from exactly this, or None.
 
-    Its parity is that of `backend`: None where only another backend, which shares the file, has verified it.
+    Its parity is that of `backend` on this kind of device: None where only another backend, which shares the file, or
+    this one on another kind of device has verified it.
     """
-    own = _sidecar(source, backend)
+    own = _sidecar(source, backend, device)
     for sidecar in (own, *sorted(own.parent.glob(f"{_stem(source, backend)}.*.json"))):
         artifact = _read(sidecar)
         if artifact is None:
@@ -79,8 +80,17 @@ def make(source: Source, backend: Backend) -> Artifact:
     )
 
 
-def verify(artifact: Artifact, source: Source, backend: Backend, reference: Logits, predicted: Logits) -> Artifact:
+def verify(
+    artifact: Artifact,
+    source: Source,
+    backend: Backend,
+    reference: Logits,
+    predicted: Logits,
+    device: str = "cpu",
+) -> Artifact:
     """Compare `predicted` with the `reference`, keep the verdict beside the file, and return the verified artifact.
+
+    `predicted` was computed on this kind of device.
 
     Raises:
         MismatchError: The artifact is not the model it was made from; nothing is kept.
@@ -91,7 +101,7 @@ def verify(artifact: Artifact, source: Source, backend: Backend, reference: Logi
     verified = replace(artifact, parity=parity)
     # Relative to the run, so that a run folder can be moved or copied to another machine.
     relative = Path(artifact.path).relative_to(source.run.folder.resolve())
-    write_atomically(_sidecar(source, backend), msgspec.json.encode(replace(verified, path=str(relative))))
+    write_atomically(_sidecar(source, backend, device), msgspec.json.encode(replace(verified, path=str(relative))))
     return verified
 
 
@@ -106,9 +116,11 @@ def _folder(source: Source) -> Path:
     return source.run.folder / FOLDER
 
 
-def _sidecar(source: Source, backend: Backend) -> Path:
+def _sidecar(source: Source, backend: Backend, device: str) -> Path:
     """Return where the verdict of one backend on an artifact lies, beside the artifact."""
-    return _folder(source) / f"{_stem(source, backend)}.{backend.name}.json"
+    # A backend that computes on both has other kernels on each, and another verdict.
+    where = f"-{device}" if device != backend.devices[0] else ""
+    return _folder(source) / f"{_stem(source, backend)}.{backend.name}{where}.json"
 
 
 def _stem(source: Source, backend: Backend) -> str:

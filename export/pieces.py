@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from effvit.export.base import Images, Logits, Session
+from effvit.export.base import Images, Logits, Session, StagedSession
 from effvit.export.settings import RuntimeSettings
 
 
@@ -65,3 +66,39 @@ class FixedBatchSession:
             session.synchronize()
             parts.append(session.logits()[: len(part)].copy())
         return np.concatenate(parts)
+
+
+class StagedFixedBatchSession(FixedBatchSession):
+    """The same of a runtime on a GPU; its transfers are those of the batch that it was compiled for."""
+
+    def __init__(self, compile_for: Callable[[Images], StagedSession]) -> None:
+        """Remember `compile_for`, which returns a session that is bound to the images it is given."""
+        super().__init__(self._compile)
+        self._compile_staged = compile_for
+        self._staged: StagedSession | None = None
+
+    @property
+    def gpu(self) -> str:
+        return self._stages.gpu
+
+    def upload(self) -> None:
+        self._stages.upload()
+
+    def download(self) -> None:
+        self._stages.download()
+
+    def mark(self) -> Any:
+        return self._stages.mark()
+
+    def seconds_between(self, first: Any, second: Any) -> float:
+        return self._stages.seconds_between(first, second)
+
+    def _compile(self, images: Images) -> Session:
+        self._staged = self._compile_staged(images)
+        return self._staged
+
+    @property
+    def _stages(self) -> StagedSession:
+        if self._staged is None:
+            raise RuntimeError("bind comes first")
+        return self._staged

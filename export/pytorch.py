@@ -1,4 +1,4 @@
-"""What the PyTorch backends share: the model around its checkpoint, switches that are set and read back."""
+"""What the PyTorch backends share: the model around its checkpoint; on the CPU, switches that are set and read back."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from effvit.errors import UnsupportedError
 from effvit.export.base import Artifact, Images, Logits, Source
 from effvit.export.settings import RuntimeSettings
 from effvit.spec import Precision
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from effvit.export.typed import TypedModel
 
 FORMAT, SUFFIX = "checkpoint", ".safetensors"
-PRECISIONS = frozenset({Precision.FP32, Precision.FP16, Precision.BF16})
+PRECISIONS = frozenset({Precision.FP32, Precision.TF32, Precision.FP16, Precision.BF16})
 # How oneDNN may compute float32 products, https://docs.pytorch.org/docs/stable/notes/mkldnn.html
 FP32_MODES = {"ieee": Precision.FP32, "tf32": Precision.TF32, "bf16": Precision.BF16}
-FUSED_ATTENTION = "aten::_scaled_dot_product_"
+ATTENTION = "aten::_scaled_dot_product_"
 
 
 class TorchSession:
@@ -55,23 +57,32 @@ class TorchSession:
         torch = self._torch
         mode = FP32_MODES.get(torch.backends.mkldnn.matmul.fp32_precision)
         weights = next(self._model.parameters()).dtype
-        half = {torch.float16: Precision.FP16, torch.bfloat16: Precision.BF16}
         return RuntimeSettings(
             runtime=f"torch {torch.__version__}",
             device=str(self._logits.device),
-            precision=mode if weights is torch.float32 else half.get(weights),
+            precision=mode if weights is torch.float32 else half_type(weights),
             threads=torch.get_num_threads(),
-            attention_kernels=self._attention_kernels(),
+            attention_kernels=attention_kernels(self.launch),
             tf32=mode is Precision.TF32,
         )
 
-    def _attention_kernels(self) -> tuple[tuple[str, int], ...]:
-        # An observer of events rather than a question to the dispatcher: compiled code does not ask it again.
-        with self._torch.profiler.profile(activities=[self._torch.profiler.ProfilerActivity.CPU]) as profile:
-            self.launch()
-        events = profile.events() or ()
-        names = Counter(event.name for event in events if event.name.startswith(FUSED_ATTENTION))
-        return tuple(sorted((name.removeprefix("aten::"), count) for name, count in names.items()))
+
+def half_type(weights: torch.dtype) -> Precision | None:
+    """Return the precision whose weights are of this type of 16 bits; None if it has more."""
+    import torch
+
+    return {torch.float16: Precision.FP16, torch.bfloat16: Precision.BF16}.get(weights)
+
+
+def attention_kernels(launch: Callable[[], None]) -> tuple[tuple[str, int], ...]:
+    """Return how often a launch calls which of PyTorch's attention operators, by name."""
+    from torch.profiler import ProfilerActivity, profile
+
+    # An observer of events rather than a question to the dispatcher: compiled code does not ask it again.
+    with profile(activities=[ProfilerActivity.CPU]) as observed:
+        launch()
+    names = Counter(event.name for event in observed.events() or () if event.name.startswith(ATTENTION))
+    return tuple(sorted((name.removeprefix("aten::"), count) for name, count in names.items()))
 
 
 def export(source: Source, path: Path) -> Path:
@@ -80,7 +91,20 @@ def export(source: Source, path: Path) -> Path:
 
 
 def open_model(artifact: Artifact, threads: int) -> TypedModel:
-    """Rebuild the model around its checkpoint, at the artifact's resolution, and set the switches of this process.
+    """Rebuild the model around its checkpoint for the CPU, and set the switches of this process.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or of another architecture.
+        UnsupportedError: The precision is one of GPUs alone.
+    """
+    if artifact.precision is Precision.TF32:
+        raise UnsupportedError("PyTorch on the CPU does not compute in tf32", "choose --device cuda, or another type")
+    _set_switches(threads)
+    return build_model(artifact)
+
+
+def build_model(artifact: Artifact) -> TypedModel:
+    """Return the model around its checkpoint, at the artifact's resolution and in its type, on the CPU.
 
     Raises:
         CheckpointError: The checkpoint is damaged or of another architecture.
@@ -90,7 +114,6 @@ def open_model(artifact: Artifact, threads: int) -> TypedModel:
     from effvit.export.typed import TypedModel
     from effvit.surgery import model_from_spec
 
-    _set_switches(threads)
     model = model_from_spec(artifact.model)
     load_weights(model, read_weights(Path(artifact.path)), artifact.path)
     set_resolution(model, artifact.height, artifact.width)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from effvit.spec import Precision
 
+# What PyTorch calls where none of its fused kernels takes what is asked of scaled_dot_product_attention.
+PLAIN_ATTENTION = "_scaled_dot_product_attention_math"
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -23,8 +26,8 @@ class RuntimeSettings:
 
     `runtime` is its name and version, `precision` the type in which most matrix products are computed, `threads` those
     inside one operator. `placement` counts the nodes of the graph where the runtime placed them.
-    `attention_kernels` counts PyTorch's fused attention operators of one launch by name; `tf32` says whether float32
-    products may be rounded to TF32.
+    `attention_kernels` counts PyTorch's attention operators of one launch by name; `tf32` says whether float32
+    products or convolutions may be rounded to TF32.
     """
 
     runtime: str
@@ -43,9 +46,20 @@ class RuntimeSettings:
         found = []
         if self.precision not in (None, precision):
             found.append(f"asked for {precision}, computes in {self.precision}")
+        elif precision is Precision.FP32 and self.tf32:
+            found.append("asked for fp32, rounds some products to tf32")
         if self.threads not in (None, threads):
             found.append(f"asked for {threads} thread{'s' * (threads != 1)}, uses {self.threads}")
         others = {one.provider for one in self.placement} - set(providers)
         if providers and others:
             found.append(f"asked for {' or '.join(sorted(providers))}, runs nodes on {' and '.join(sorted(others))}")
         return found
+
+    def remarks(self) -> list[str]:
+        """Return what is as it was asked for, and still not what a reader expects; a sentence each."""
+        plain = sum(count for name, count in self.attention_kernels or () if name.startswith(PLAIN_ATTENTION))
+        if not plain:
+            return []
+        return [
+            f"PyTorch computes {plain} attention layer{'s' * (plain != 1)} by the plain formula: no fused kernel did"
+        ]

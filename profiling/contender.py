@@ -9,7 +9,7 @@ from effvit.errors import FallbackError, MismatchError
 from effvit.export.base import Artifact
 from effvit.profiling.isolate import CellFailure, IsolatedWorker, Opened
 from effvit.profiling.preparation import Refusal
-from effvit.profiling.records import Energy, HostMemory, Stage
+from effvit.profiling.records import DeviceTimes, Energy, HostMemory, Stage
 from effvit.profiling.stopping import Standing
 from effvit.profiling.timer import Round
 from effvit.run import Run
@@ -32,6 +32,7 @@ class Contender:
         self.standing: Standing | None = None
         self.accuracy: Accuracy | None = None
         self.energy: Energy | None = None
+        self.device_times: DeviceTimes | None = None
         self.refusal: Refusal | None = None
 
     @property

@@ -1,6 +1,7 @@
 """Whether the machine was ours: what it did beside a round of measuring, read without privileges, and what that means.
 
 Standard library only. Linux tells what others did in /proc and /sys; elsewhere those readings are None with a note.
+What GPUs did is read elsewhere, and judged here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from effvit.environment import usable_cores
+from effvit.profiling.gpu import HEAT, POWER_BRAKE, SLOWDOWN, GpuConditions
 
 PROC_STAT = Path("/proc/stat")
 CPUS = Path("/sys/devices/system/cpu")
@@ -41,7 +43,7 @@ class Conditions:
     `involuntary_switches` how often they were taken off a core. `steal_s` is what the hypervisor took of the `cores`
     that the worker may use, `others_s` what other processes had of them. `clock_hz` is the mean clock of those cores at
     the end, `throttled` how often one of them slowed down because of heat. None: not readable here, and `note` says
-    which and why.
+    which and why. `gpu` tells of the GPU that computed, if one did.
     """
 
     wall_s: float
@@ -53,6 +55,7 @@ class Conditions:
     clock_hz: float | None
     throttled: int | None
     note: str = ""
+    gpu: GpuConditions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What a round may suffer before it counts as disturbed, as shares of the cores that the worker may use."""
+    """What a round may suffer before it counts as disturbed, as shares of the cores that the worker may use.
+
+    Others may have as large a share of a GPU's time, and its clock is held against the same share of its usual one.
+    """
 
     steal: float = STEAL_SHARE
     others: float = OTHERS_SHARE
@@ -149,7 +155,12 @@ def disturbances(rounds: Sequence[Conditions], tolerance: Tolerance) -> list[str
     """
     busiest = max((one.cpu_s / one.wall_s for one in rounds), default=0.0)
     usual_hz = median([one.clock_hz or 0.0 for one in rounds]) if rounds else 0.0
-    return [_disturbance(one, busiest, usual_hz, tolerance) for one in rounds]
+    clocks_hz = [one.gpu.sm_hz for one in rounds if one.gpu is not None and one.gpu.sm_hz is not None]
+    usual_sm_hz = median(clocks_hz) if clocks_hz else 0.0
+    return [
+        _disturbance(one, busiest, usual_hz, tolerance) or _of_gpu(one.gpu, one.wall_s, usual_sm_hz, tolerance)
+        for one in rounds
+    ]
 
 
 def _disturbance(one: Conditions, busiest: float, usual_hz: float, tolerance: Tolerance) -> str:
@@ -165,6 +176,26 @@ def _disturbance(one: Conditions, busiest: float, usual_hz: float, tolerance: To
         return f"heat slowed the processor down {one.throttled} times"
     if one.clock_hz is not None and one.clock_hz < tolerance.clock * usual_hz:
         return f"the processor ran at {100 * one.clock_hz / usual_hz:.0f} % of its usual clock"
+    return ""
+
+
+def _of_gpu(gpu: GpuConditions | None, wall_s: float, usual_hz: float, tolerance: Tolerance) -> str:
+    if gpu is None:
+        return ""
+    reasons = gpu.reasons or ()
+    # Slowed down at the end, or before for as large a share of the round as others may not take either.
+    if any(heat in reasons for heat in HEAT) or (gpu.heat_s or 0.0) > tolerance.steal * wall_s:
+        return "heat slowed the GPU down"
+    if POWER_BRAKE in reasons:
+        return "the power supply slowed the GPU down"
+    if SLOWDOWN in reasons:
+        return "the GPU slowed itself down"
+    if gpu.others_share is not None and gpu.others_share > tolerance.others:
+        return f"other processes had {100 * gpu.others_share:.0f} % of the GPU's time"
+    if gpu.others and gpu.others_share is None:
+        return f"other processes, {gpu.others} of them, compute on the GPU"
+    if gpu.sm_hz is not None and gpu.sm_hz < tolerance.clock * usual_hz:
+        return f"the GPU ran at {100 * gpu.sm_hz / usual_hz:.0f} % of its usual clock"
     return ""
 
 

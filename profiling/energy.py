@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from effvit.profiling.nvml import open_nvml
 from effvit.profiling.records import Energy, EnergyWindow
 
 POWERCAP = Path("/sys/class/powercap")
@@ -145,14 +146,10 @@ def _rapl_counters(powercap: Path) -> tuple[tuple[Counter, ...], str]:
 
 
 def _nvml_counters(nvml: Any) -> tuple[tuple[Counter, ...], str]:
+    nvml, reason = open_nvml(nvml)
     if nvml is None:
-        try:
-            import pynvml
-        except ImportError:
-            return (), "pynvml is not installed"
-        nvml = pynvml
+        return (), reason
     try:
-        nvml.nvmlInit()
         count: int = nvml.nvmlDeviceGetCount()
         counters = tuple(NvmlCounter(nvml, index) for index in range(count))
     except nvml.NVMLError as error:

@@ -204,8 +204,10 @@ class _Searches:
         artifact = self._verified(group, run)
         if isinstance(artifact, Refusal):
             return Frontier(group.cell(run), self.environment, run.name, (), "failed", artifact.reason)
-        memory_bytes = self.bounds.memory_bytes or group.device.memory_bytes or available_bytes()
-
+        memory_bytes = self.bounds.memory_bytes or group.device.memory_bytes
+        # A GPU refuses by itself what it has not, and its driver reserves more of the host than it uses.
+        if memory_bytes is None and group.on_processor:
+            memory_bytes = available_bytes()
         deadline = time.monotonic() + self.bounds.seconds
 
         def attempt(batch: int) -> Try:

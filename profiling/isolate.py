@@ -25,7 +25,7 @@ from effvit.interruption import uninterrupted
 from effvit.memory import ResidentMemory, resident_memory_of
 from effvit.profiling.confinement import BY_CGROUP, BY_RLIMIT, Confinement, MemoryGroup, memory_group
 from effvit.profiling.devices import CPU, Device, memory_text
-from effvit.profiling.records import HostMemory, Status
+from effvit.profiling.records import DeviceTimes, HostMemory, Status
 from effvit.profiling.timer import Round
 
 WORKER = (sys.executable, "-m", "effvit.profiling.worker")
@@ -68,7 +68,8 @@ class IsolatedWorker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
+            # GPUs are numbered as the driver's own tools do it, unless someone wants otherwise.
+            env={"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ, "PYTHONPATH": path},
             # Ctrl-C goes to the whole terminal's process group; the sweep alone decides what becomes of a cell.
             start_new_session=True,
         )
@@ -140,6 +141,10 @@ class IsolatedWorker:
         """Time one round."""
         result = self._call("round", samples=samples, least_s=least_s, most_s=most_s, warmup_s=warmup_s)
         return msgspec.convert(result, Round)
+
+    def stages(self) -> DeviceTimes | None:
+        """Time the parts of a call; None where the runtime does not tell them apart."""
+        return msgspec.convert(self._call("stages")["times"], DeviceTimes | None)
 
     def predict(self, pixels: Path, out: Path, batch: int) -> None:
         """Write the logits of the images in `pixels` to `out`."""

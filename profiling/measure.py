@@ -26,6 +26,8 @@ from effvit.profiling.records import (
     ArtifactFacts,
     Calibration,
     CallWork,
+    Cell,
+    DeviceTimes,
     Energy,
     Evidence,
     HostMemory,
@@ -33,12 +35,13 @@ from effvit.profiling.records import (
     Stage,
     Throughput,
 )
+from effvit.profiling.staging import CLOCK, QUEUE_DEPTH
 from effvit.profiling.stopping import standing
 from effvit.profiling.timer import Round
 from effvit.run import Run
 from effvit.spec import Precision
 
-AccuracyKey = tuple[str, str, Precision, int, int]
+AccuracyKey = tuple[str, str, str, Precision, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ class _GroupMeasurement(ABC):
         for contender in contenders:
             self._evaluate(contender)
         for contender in contenders:
+            self._time_stages(contender)
             self._meter(contender)
 
     def _open(self, contender: Contender) -> None:
@@ -180,20 +184,30 @@ class _GroupMeasurement(ABC):
         if contender.refusal is not None:
             return
         pixels = _pixels(self.bench, self.group, contender)
-        known = self.bench.accuracies.get(self._accuracy_key(contender))
+        key = _accuracy_key(contender.artifact.sha256, self.group.cell(contender.run))
+        known = self.bench.accuracies.get(key)
         if known is None or known.images != len(pixels.labels):
             self.bench.stage(f"accuracy of {contender.run.record.spec.attention}, {self.group}")
-            self._turn(contender, "accuracy", partial(self._count, pixels))
-        contender.accuracy = self.bench.accuracies.get(self._accuracy_key(contender))
+            self._turn(contender, "accuracy", partial(self._count, pixels, key))
+        contender.accuracy = self.bench.accuracies.get(key)
 
-    def _count(self, pixels: Pixels, contender: Contender) -> None:
+    def _count(self, pixels: Pixels, key: AccuracyKey, contender: Contender) -> None:
         counted = contender.worker.evaluate(pixels.path, pixels.labels, self.group.evaluation_batch)
-        self.bench.accuracies[self._accuracy_key(contender)] = replace(counted, of_images=pixels.of_images)
+        self.bench.accuracies[key] = replace(counted, of_images=pixels.of_images)
 
-    def _accuracy_key(self, contender: Contender) -> AccuracyKey:
-        # A checkpoint is the artifact of every resolution and type PyTorch runs it in, so the hash alone does not do.
-        group, workload = self.group, self.group.workload
-        return (contender.artifact.sha256, group.backend.name, group.precision, workload.height, workload.width)
+    def _time_stages(self, contender: Contender) -> None:
+        """Time the parts of a call of a contender that was measured on a GPU; its times stand without them."""
+        if contender.refusal is not None or self.group.on_processor:
+            return
+        self.bench.stage(f"transfers of {contender.run.record.spec.attention}, {self.group}")
+        try:
+            self._in_worker(contender, self._read_stages)
+        except CellFailure as failure:
+            reason = f"the pass that was to time them failed: {failure.reason}"
+            contender.device_times = DeviceTimes((), (), (), (), (), QUEUE_DEPTH, CLOCK, reason)
+
+    def _read_stages(self, contender: Contender) -> None:
+        contender.device_times = contender.worker.stages()
 
     def _meter(self, contender: Contender) -> None:
         """Read the energy counters over calls of a contender that was measured, in a pass that gives no times."""
@@ -333,9 +347,14 @@ def known_accuracies(outcomes: Sequence[Outcome]) -> dict[AccuracyKey, Accuracy]
     for outcome in outcomes:
         cell, evidence = outcome.cell, outcome.evidence
         if evidence is not None and evidence.accuracy is not None:
-            size = (cell.workload.height, cell.workload.width)
-            known[(evidence.artifact.sha256, cell.backend, cell.precision, *size)] = evidence.accuracy
+            known[_accuracy_key(evidence.artifact.sha256, cell)] = evidence.accuracy
     return known
+
+
+def _accuracy_key(sha256: str, cell: Cell) -> AccuracyKey:
+    # A checkpoint is the artifact of every resolution and type PyTorch runs it in, so the hash alone does not do.
+    work = cell.workload
+    return sha256, cell.backend, cell.device.kind, cell.precision, work.height, work.width
 
 
 def _result(contender: Contender, group: Group, bench: Bench, comparison: str, reopened: bool) -> Measured | Refusal:
@@ -359,12 +378,12 @@ def _result(contender: Contender, group: Group, bench: Bench, comparison: str, r
         accuracy=contender.accuracy,
         turns=state.turns,
         work=_work(artifact, group),
-        # It is the processor's, and says nothing about an artifact bound to a GPU.
-        calibration=None if group.backend.device_bound else bench.calibration,
+        calibration=bench.calibration,
         energy=contender.energy,
         settings=opened.settings,
         confinement=opened.confinement,
         reopened=reopened,
+        device_times=contender.device_times,
     )
     return Measured(evidence, state.unstable)
 

@@ -13,7 +13,7 @@ from effvit.errors import UsageError
 from effvit.export.base import Backend, Source, backends, pick_backend
 from effvit.export.settings import RuntimeSettings
 from effvit.profiling.confinement import Confinement
-from effvit.profiling.devices import CPU, Device
+from effvit.profiling.devices import CPU, Device, check_gpus
 from effvit.profiling.disturbance import TOLERANCE, Tolerance
 from effvit.profiling.records import Cell
 from effvit.run import Run
@@ -43,10 +43,13 @@ class Plan:
             UsageError: A resolution that a run's patch size does not divide, a batch below 1, two runs or devices
                 alike, a device with more cores than there are.
             UnknownNameError: An unknown backend.
-            BackendUnavailableError: A backend that is not on this machine.
+            UnsupportedError: A backend that computes on none of the devices.
+            UnavailableError: A backend or a GPU that is not on this machine.
         """
+        check_gpus(self.devices)
         for name in self.backends:
             pick_backend(name).require()
+            pick_backend(name).require_device(*(device.kind for device in self.devices))
         specs = [run.record.spec for run in self.runs]
         for spec in specs:
             for resolution in self.resolutions:
@@ -103,9 +106,16 @@ class Group:
         """Return how many threads runtimes are told to use: `of_all_cores` on a device that does not say."""
         return self.device.threads or of_all_cores
 
+    @property
+    def on_processor(self) -> bool:
+        """Whether the processor computes, rather than a GPU."""
+        return self.device.kind == "cpu"
+
     def departures(self, settings: RuntimeSettings, confinement: Confinement, threads: int) -> str:
         """Return what was not done as it was asked for, empty where all was; `threads` is for devices of all cores."""
         found = settings.departures(self.precision, self.threads(threads), self.backend.providers)
+        if self.device.kind == "cuda" and settings.device != self.device.name:
+            found.append(f"asked for {self.device.name}, runs on {settings.device}")
         return "; ".join(found + confinement.departures(self.device))
 
     def __str__(self) -> str:
@@ -153,14 +163,14 @@ class Effort:
             raise UsageError(f"max_noise must be positive, not {self.max_noise}", "choose a share of the median")
 
 
-def exported_backends() -> tuple[str, ...]:
+def exported_backends(devices: Sequence[Device] = (CPU,)) -> tuple[str, ...]:
     """Return the names of the backends here that run exported artifacts, or PyTorch itself where there is none."""
-    here = available_backends()
+    here = available_backends(devices)
     return tuple(name for name in here if pick_backend(name).format != "checkpoint") or here
 
 
-def available_backends() -> tuple[str, ...]:
-    """Return the names of the backends that can run on this machine, but for those that are slow to open."""
-    return tuple(
-        name for name, backend in backends().items() if not backend.slow_to_open and backend.unavailable() is None
-    )
+def available_backends(devices: Sequence[Device] = (CPU,)) -> tuple[str, ...]:
+    """Return the names of the backends that can run here on one of the devices, but for those that are slow to open."""
+    kinds = {device.kind for device in devices}
+    fitting = (backend for backend in backends().values() if not kinds.isdisjoint(backend.devices))
+    return tuple(backend.name for backend in fitting if not backend.slow_to_open and backend.unavailable() is None)

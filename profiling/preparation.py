@@ -32,7 +32,7 @@ class Preparation:
 
     def __init__(self, effort: Effort, pixels: PixelStore, stage: Callable[[str], None]) -> None:
         self._effort, self._pixels, self._stage = effort, pixels, stage
-        self._artifacts: dict[tuple[str, str, Precision, int, int], Artifact | Refusal] = {}
+        self._artifacts: dict[tuple[str, str, str, Precision, int, int], Artifact | Refusal] = {}
 
     def artifact(self, group: Group, run: Run) -> Artifact | Refusal:
         """Return the artifact of `run` for `group`, perhaps not verified yet; or why there is none.
@@ -61,7 +61,8 @@ class Preparation:
         some = self._pixels.get(run, workload.height, workload.width, self._effort.verify_images)
         out = some.path.with_suffix(".logits.npy")
         worker.predict(some.path, out, group.evaluation_batch)
-        verified = verify(artifact, source, group.backend, reference_logits(source, np.load(some.path)), np.load(out))
+        reference = reference_logits(source, np.load(some.path))
+        verified = verify(artifact, source, group.backend, reference, np.load(out), group.device.kind)
         self._artifacts[_key(group, run)] = verified
         return verified
 
@@ -69,7 +70,8 @@ class Preparation:
         source = group.source(run)
         try:
             group.backend.require(group.precision)
-            known = find(source, group.backend)
+            group.backend.require_device(group.device.kind)
+            known = find(source, group.backend, group.device.kind)
             if known is None:
                 self._stage(f"exporting {run.record.spec.attention}, {group}")
                 known = make(source, group.backend)
@@ -80,5 +82,6 @@ class Preparation:
             return Refusal("build_failed", "export", error.message)
 
 
-def _key(group: Group, run: Run) -> tuple[str, str, Precision, int, int]:
-    return str(run.folder), group.backend.name, group.precision, group.workload.height, group.workload.width
+def _key(group: Group, run: Run) -> tuple[str, str, str, Precision, int, int]:
+    backend, device, size = group.backend.name, group.device.kind, group.workload
+    return str(run.folder), backend, device, group.precision, size.height, size.width

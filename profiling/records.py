@@ -39,14 +39,18 @@ class Cell:
     @property
     def key(self) -> str:
         """The cell's identity in a result file, 16 hexadecimal digits."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        facts = asdict(self)
+        if self.device.index is None:
+            del facts["device"]["index"]  # what was measured before GPUs were devices keeps its key
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
     """Raw times of single launches in order, with the interleaved round each belongs to.
 
+    A time is from the launch until the wait for it is over. On the CPU that is all of a call; on a GPU the images lie
+    there already and the logits stay: transfers are in none of these times (see `DeviceTimes`).
     `seconds[i]` was measured in round `rounds[i]`; rounds count from 0. `warmup` launches were made before and not
     timed. `stopped` says which rule ended the measurement. Rounds `left_out` were disturbed, and enough others were
     not: statistics do without them.
@@ -167,6 +171,26 @@ class Energy:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceTimes:
+    """Calls on a GPU with their transfers, in a pass of its own after the rounds, in seconds and in order.
+
+    `end_to_end_s` is from page-locked memory of the host and back to it, by the host's clock; `enqueue_s` is how long,
+    in it, the launch took to return. The GPU tells the others: `host_to_device_s` of the images, `compute_s`, and
+    `device_to_host_s` of the logits. So many as `queue_depth` were in flight at a time. `clock` says what told them.
+    No times where the pass failed, and `note` says why.
+    """
+
+    enqueue_s: tuple[float, ...]
+    host_to_device_s: tuple[float, ...]
+    compute_s: tuple[float, ...]
+    device_to_host_s: tuple[float, ...]
+    end_to_end_s: tuple[float, ...]
+    queue_depth: int
+    clock: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything measured on one cell; all of it belongs to one artifact.
 
@@ -175,8 +199,9 @@ class Evidence:
     batch; `first_s` is the first launch. Both come before any warm-up. `turns` tell what the machine did beside each
     round, in the order of the blocks; empty where nobody looked. `calibration` is of the processor, and None for a cell
     that another device computed or where it failed. `settings` are what the runtime really used, `confinement` what
-    held the worker to its device. `reopened` says that memory did not hold all of the comparison at once: the artifact
-    was opened anew for every round.
+    held the worker to its device. With `reopened` every round had a process of its own, and the artifact was opened anew
+    in each; otherwise one process lived through all of them. `device_times` are of a GPU whose runtime tells them, and
+    None otherwise.
     """
 
     comparison: str
@@ -196,6 +221,7 @@ class Evidence:
     settings: RuntimeSettings | None = None
     confinement: Confinement | None = None
     reopened: bool = False
+    device_times: DeviceTimes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,9 @@ class _Sweep:
             else:
                 ready.append((run, artifact))
         if ready:
-            calibration = self._calibration(group.threads(self.environment.threads))
+            # It is the processor's, and says nothing about a GPU.
+            threads = group.threads(self.environment.threads)
+            calibration = self._calibration(threads) if group.on_processor else None
             # A process that takes half a minute to open is not started anew for every round.
             bench = replace(self.bench, calibration=calibration, fresh=not group.backend.slow_to_open)
             results = measure_group(bench, group, ready)
@@ -190,6 +192,6 @@ def _notes(run: Run, workload: Workload, result: Measured | Refusal) -> tuple[st
     if trained != (workload.height, workload.width):
         size = Workload(1, *trained).resolution
         notes.append(f"trained at {size} px; the position embedding was resampled without further training")
-    if isinstance(result, Measured) and result.evidence.reopened:
-        notes.append("memory did not hold all that was compared at once: opened anew for every round")
+    if isinstance(result, Measured) and result.evidence.settings is not None:
+        notes += result.evidence.settings.remarks()
     return tuple(notes)

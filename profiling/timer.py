@@ -6,10 +6,11 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from effvit.export.base import Session
 from effvit.profiling.disturbance import Conditions, Counters, conditions_between, read_counters
+from effvit.profiling.gpu import GpuMeter
 
 CLOCK = "host perf_counter around launch and synchronize"
 
@@ -38,14 +39,18 @@ def time_round(
     most_s: float,
     warmup_s: float,
     counters: Callable[[], Counters] = read_counters,
+    gpu: GpuMeter | None = None,
 ) -> Round:
     """Warm up, time single launches, then time launches back to back with one wait at their end.
 
     Single launches go on until there are `samples` of them and they took `least_s` together, or until they took
     `most_s`, but for at least one. Warming up before every round brings caches, threads and clocks back to where a
-    steady load has them: other workers ran in between.
+    steady load has them: other workers ran in between. `gpu` is read before the warm-up and after everything else,
+    because its driver takes a while to answer.
     """
     with undisturbed():
+        if gpu is not None:
+            gpu.start()
         warmup, warmed_s = _warm_up(session, warmup_s)
         before = counters()
         seconds: list[float] = []
@@ -63,9 +68,12 @@ def time_round(
         session.synchronize()
         block_s = time.perf_counter() - started
         after = counters()
+        conditions = conditions_between(before, after)
+        if gpu is not None:
+            conditions = replace(conditions, gpu=gpu.conditions())
     # To the nanosecond, which is what the clock counts: the other digits would double the size of a result file.
     single = tuple(round(second, 9) for second in seconds)
-    return Round(warmup, warmed_s, single, launches, block_s, conditions_between(before, after))
+    return Round(warmup, warmed_s, single, launches, block_s, conditions)
 
 
 def _warm_up(session: Session, least_s: float) -> tuple[int, float]:

@@ -21,12 +21,14 @@ import numpy as np
 
 from effvit.errors import BackendUnavailableError, EffvitError, ExportError, UnsupportedError
 from effvit.evaluate import count_correct, merge
-from effvit.export.base import Artifact, Session, pick_backend
+from effvit.export.base import Artifact, Session, StagedSession, pick_backend
 from effvit.memory import ResidentMemory, forget_peak, limit_data, resident_memory
 from effvit.preprocessing import normalise
 from effvit.profiling.confinement import BY_RLIMIT, Confinement, confine
-from effvit.profiling.devices import Device
+from effvit.profiling.devices import CPU, Device
+from effvit.profiling.gpu import GpuMeter
 from effvit.profiling.records import HostMemory
+from effvit.profiling.staging import time_stages
 from effvit.profiling.timer import time_round
 
 PART = 16
@@ -40,7 +42,9 @@ class Worker:
     def __init__(self) -> None:
         self._session: Session | None = None
         self._artifact: Artifact | None = None
+        self._device = CPU
         self._confinement = Confinement(None)
+        self._gpu: GpuMeter | None = None
         self._images = np.empty(0, dtype=np.float32)
 
     @property
@@ -50,7 +54,8 @@ class Worker:
 
     def hold(self, device: dict[str, Any], memory_by: str | None) -> dict[str, object]:
         """Hold this process to the device."""
-        self._confinement = confine(msgspec.convert(device, Device), memory_by)
+        self._device = msgspec.convert(device, Device)
+        self._confinement = confine(self._device, memory_by)
         return {}
 
     def prepare(self, backend: str, device: dict[str, Any], memory_by: str | None) -> dict[str, object]:
@@ -107,7 +112,20 @@ class Worker:
         """Time one round."""
         session = self._opened()
         session.bind(self._images)  # predictions in between were bound to batches of their own
-        return asdict(time_round(session, samples=samples, least_s=least_s, most_s=most_s, warmup_s=warmup_s))
+        if self._gpu is None and isinstance(session, StagedSession):
+            self._gpu = GpuMeter(session.gpu)
+        measured = time_round(
+            session, samples=samples, least_s=least_s, most_s=most_s, warmup_s=warmup_s, gpu=self._gpu
+        )
+        return asdict(measured)
+
+    def stages(self) -> dict[str, object]:
+        """Time the parts of a call, where the session can tell them."""
+        session = self._opened()
+        if not isinstance(session, StagedSession):
+            return {"times": None}
+        session.bind(self._images)
+        return {"times": asdict(time_stages(session))}
 
     def predict(self, pixels: str, out: str, batch: int) -> dict[str, object]:
         """Write the logits of all images in the file `pixels` to the file `out`."""
@@ -125,7 +143,7 @@ class Worker:
 
     def _load(self, backend: str, threads: int) -> Session:
         assert self._artifact is not None
-        self._session = pick_backend(backend).open(self._artifact, threads)
+        self._session = pick_backend(backend).open_on(self._artifact, threads, self._device.index)
         return self._session
 
     def _logits(self, pixels: str, batch: int) -> Any:
@@ -166,7 +184,7 @@ OUT_OF_MEMORY = (
     "bad allocation",
     "failed to map segment",
 )
-CALLS = ("hold", "prepare", "open", "memory", "limit_memory", "round", "predict", "evaluate")
+CALLS = ("hold", "prepare", "open", "memory", "limit_memory", "round", "stages", "predict", "evaluate")
 
 
 def serve(worker: Worker, lines: Any, answer: Callable[[dict[str, object]], None]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from effvit.environment import package_version
 from effvit.errors import ExportError, UnsupportedError
 from effvit.export.base import Artifact, Backend, Images, Logits, Session, Source
+from effvit.export.cuda import require_gpu
 from effvit.export.settings import RuntimeSettings
 from effvit.spec import Precision
 
@@ -121,6 +122,20 @@ def open_session(artifact: Artifact, threads: int) -> Session:
     return TensorrtSession(Path(artifact.path).read_bytes())
 
 
+def open_on_gpu(artifact: Artifact, threads: int, index: int) -> Session:
+    """Load the engine onto the GPU of that number.
+
+    Raises:
+        BackendUnavailableError: PyTorch, which lends the memory, does not see that GPU.
+        ExportError: The engine was built by another TensorRT or on another GPU.
+    """
+    import torch
+
+    require_gpu(index)
+    torch.cuda.set_device(index)
+    return open_session(artifact, threads)
+
+
 def unavailable() -> str | None:
     """Return why TensorRT cannot be used here, or None."""
     try:
@@ -154,4 +169,5 @@ BACKEND = Backend(
     export=export,
     open=open_session,
     device_bound=True,
+    open_on_gpu=open_on_gpu,
 )

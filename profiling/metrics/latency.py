@@ -1,4 +1,4 @@
-"""How long one call takes."""
+"""How long one call takes: launched, and waited for; on a GPU the images lie there already, and the logits stay."""
 
 from __future__ import annotations
 

@@ -11,13 +11,21 @@ from effvit.profiling.report.quantities import ABSENT
 from effvit.profiling.report.rows import Row
 
 
+def _measured(row: Row) -> bool:
+    return row.outcome.evidence is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """A table of its own for what the table of all cells has no room for, and what its numbers mean."""
+    """A table of its own for what the table of all cells has no room for, and what its numbers mean.
+
+    Only rows that it `has` something for are in it.
+    """
 
     title: str
     meaning: str
     columns: tuple[Column, ...]
+    has: Callable[[Row], bool] = _measured
 
 
 def macs_per_s(row: Row) -> str:
@@ -50,6 +58,16 @@ def _size(name: str) -> Callable[[Row], str]:
     def text(row: Row) -> str:
         value = row.reading(name).value
         return ABSENT if value is None else quantities.size(value)
+
+    return text
+
+
+def _seconds(name: str) -> Callable[[Row], str]:
+    """Return what renders the seconds called `name`: `1.2 ms`."""
+
+    def text(row: Row) -> str:
+        value = row.reading(name).value
+        return ABSENT if value is None else quantities.si(value, "s")
 
     return text
 
@@ -90,5 +108,23 @@ DETAILS = (
             Column("residual", _size("memory.residual_bytes")),
             Column("peak memory", display.memory),
         ),
+    ),
+    Detail(
+        "Calls on a GPU",
+        "Medians of a pass of its own after the rounds, with one call in flight. From host to host is by the host's "
+        "clock: images from page-locked memory to the GPU, the pass, logits back, and the wait for them. Enqueueing is "
+        "how long the launch took to return; where that is as long as computing, the processor and not the GPU sets "
+        "the pace. The other three are told by CUDA events. The latency of all other tables has no transfer in "
+        "it: launch and wait, with the images on the GPU.",
+        (
+            *_NAMING,
+            Column("latency p50", display.latency),
+            Column("host to host", _seconds("device_s.end_to_end")),
+            Column("enqueueing", _seconds("device_s.enqueue")),
+            Column("host to device", _seconds("device_s.host_to_device")),
+            Column("computing", _seconds("device_s.compute")),
+            Column("device to host", _seconds("device_s.device_to_host")),
+        ),
+        has=lambda row: row.reading("device_s.end_to_end").value is not None,
     ),
 )

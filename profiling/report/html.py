@@ -131,8 +131,8 @@ def _full_table(rows: Sequence[Row]) -> Table:
 
 def _details(rows: Sequence[Row]) -> list[tuple[Detail, Table]]:
     """Return the tables of what was measured that are folded until they are asked for."""
-    measured = [row for row in rows if row.outcome.evidence]
-    return [(one, _table(measured, display.columns_of(measured, one.columns))) for one in DETAILS] if measured else []
+    parts = [(detail, [row for row in rows if detail.has(row)]) for detail in DETAILS]
+    return [(one, _table(some, display.columns_of(some, one.columns))) for one, some in parts if some]
 
 
 def _facts(environment: Environment) -> list[tuple[str, str]]:

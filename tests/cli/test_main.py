@@ -78,6 +78,19 @@ def test_doctor_says_how_to_get_what_is_missing(effvit: Effvit) -> None:
         assert backend["name"] in text
         if backend["unavailable"]:
             assert backend["install"]
+    computes_on = {backend["name"]: backend["devices"] for backend in diagnosis["backends"]}
+    assert computes_on["torch"] == ["cpu", "cuda"]
+    assert computes_on["ort-cpu"] == ["cpu"]
+
+
+def test_doctor_names_gpus_as_profile_takes_them(
+    effvit: Effvit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'Some GPU, 1.2'; echo 'Other GPU, 1.2'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert "cuda:0 Some GPU, 1.2, cuda:1 Other GPU, 1.2" in " ".join(effvit("doctor").out.split())
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def test_devices_that_say_nothing_of_threads_get_those_of_the_command() -> None:
     assert devices_from_texts(None, None) == [Device()]
     assert devices_from_texts(None, 1) == [Device(threads=1)]
     assert devices_from_texts(["cpu", "cpu:threads=2"], 1) == [Device(threads=1), Device(threads=2)]
+    assert devices_from_texts(["cuda"], 3) == [Device("cuda", threads=3, index=0)]
 
 
 def test_a_misspelt_precision_has_closest_names() -> None:

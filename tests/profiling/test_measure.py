@@ -25,7 +25,7 @@ from effvit.profiling.isolate import CellFailure, Opened
 from effvit.profiling.measure import Bench, Measured, measure_group
 from effvit.profiling.plan import Effort, Group
 from effvit.profiling.preparation import Refusal
-from effvit.profiling.records import HostMemory
+from effvit.profiling.records import DeviceTimes, HostMemory
 from effvit.profiling.timer import Round
 from effvit.run import Run
 from effvit.spec import Precision, Workload
@@ -33,7 +33,9 @@ from effvit.spec import Precision, Workload
 EFFORT = Effort(threads=1, rounds=5, samples=30, least_s=0.1, most_s=20.0, max_noise=0.02)
 GROUP = Group(pick_backend("torch"), Precision.FP32, Workload(2, 64, 64))
 LAUNCHES = 6
+TIMES = DeviceTimes((1e-5,), (1e-4,), (9e-3,), (1e-5,), (1e-2,), 1, "made up")
 RECORD = record_of()
+ON_GPU = replace(GROUP, device=Device("cuda", index=0))
 
 
 @dataclass
@@ -67,6 +69,7 @@ class FakeWorker:
     fails_in: int | None = None
     wall_s: float = 0.3
     rounds: int = 0
+    device: str = ""
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +79,8 @@ class FakeWorker:
     ) -> None:
         """There is no process to end."""
 
-    def prepare(self, backend: str, device: Device) -> None: ...
+    def prepare(self, backend: str, device: Device) -> None:
+        self.device = "cpu" if device.kind == "cpu" else "cuda:0"
 
     def hold(self, device: Device) -> None: ...
 
@@ -86,10 +90,16 @@ class FakeWorker:
         return ResidentMemory(1, 2, "made up")
 
     def open(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> Opened:
-        return Opened(0.1, 0.2, RuntimeSettings("made up", "cpu", Precision.FP32, threads), Confinement(None))
+        settings = RuntimeSettings("made up", self.device, Precision.FP32, threads)
+        return Opened(0.1, 0.2, settings, Confinement(None))
 
     def memory(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> HostMemory:
         return HostMemory(1, 2, "made up")
+
+    def stages(self) -> DeviceTimes | None:
+        if self.fails_in == 0:
+            raise CellFailure("failed", "the worker crashed with SIGSEGV")
+        return TIMES
 
     def evaluate(self, pixels: Path, labels: list[int], batch: int) -> Accuracy:
         return Accuracy(1, 1, 1, None, (1,), (1,))
@@ -136,6 +146,7 @@ class Lab:
     fails_in: int | None = None
     walls_s: Sequence[float] = (0.3, 0.3, 0.3)
     workers: list[FakeWorker] = field(default_factory=list)
+    group: Group = GROUP
 
     def measure(self) -> list[Measured | Refusal]:
         def start(_timeout_s: float) -> FakeWorker:
@@ -158,7 +169,7 @@ class Lab:
 
         names = ("softmax", "linformer", "performer")[: len(self.latencies_s)]
         bench = Bench(self.effort, Pixels(), Verified(), {}, lambda _: None, start)  # type: ignore[arg-type]
-        return measure_group(bench, GROUP, [_cell(name) for name in names])
+        return measure_group(bench, self.group, [_cell(name) for name in names])
 
 
 def _cell(attention: str) -> tuple[Run, Artifact]:
@@ -262,6 +273,28 @@ def test_a_neighbour_who_stays_makes_the_cell_unstable_with_its_numbers() -> Non
         assert "10 of 10 rounds were disturbed" in one.unstable
         assert len(one.evidence.samples.seconds) == 10 * LAUNCHES
         assert one.evidence.samples.left_out == ()
+
+
+def test_the_parts_of_a_call_are_timed_on_a_gpu_alone() -> None:
+    lab = Lab((1e-2, 1e-2), uneven=(0.001, 0.001))
+    assert [one.evidence.device_times for one in measured(lab.measure())] == [None, None]
+    lab = Lab((1e-2, 1e-2), uneven=(0.001, 0.001), group=ON_GPU)
+    assert [one.evidence.device_times for one in measured(lab.measure())] == [TIMES, TIMES]
+
+
+def test_times_stand_without_the_parts_of_a_call() -> None:
+    softmax, linformer = measured(Lab((1e-2, 1e-2), uneven=(0.001, 0.001), group=ON_GPU, fails_in=0).measure())
+    assert softmax.evidence.device_times == TIMES
+    assert linformer.evidence.device_times is not None
+    assert linformer.evidence.device_times.end_to_end_s == ()
+    assert linformer.evidence.device_times.note.endswith("failed: the worker crashed with SIGSEGV")
+    assert rounds_of(linformer) == [0, 1, 2, 3, 4]
+
+
+def test_what_runs_elsewhere_than_asked_for_is_a_fallback() -> None:
+    elsewhere = replace(ON_GPU, device=Device("cuda", index=1))
+    for one in Lab((1e-2,), group=elsewhere).measure():
+        assert one == Refusal("fallback", "open", "asked for cuda:1, runs on cuda:0")
 
 
 @pytest.mark.parametrize("taken", [0.0, 0.3])

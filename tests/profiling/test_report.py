@@ -17,7 +17,6 @@ from effvit.profiling.confinement import Confinement
 from effvit.profiling.devices import CPU, Device
 from effvit.profiling.records import Outcome
 from effvit.profiling.report import figures, summary, table, terminal
-from effvit.profiling.report.details import DETAILS
 from effvit.profiling.report.html import html_text
 from effvit.profiling.report.rows import make_rows
 from effvit.profiling.report.writer import write_report
@@ -251,7 +250,8 @@ def test_html_has_a_figure_a_context_and_a_table_behind_each() -> None:
     specs = json.loads(page.scripts["specs"])
     assert len(specs) == 4 * len(figures.FIGURES)  # 2 backends x 2 batches
     assert page.tags.count("figure") == page.tags.count("figcaption") == len(specs)
-    assert page.tags.count("details") == len(specs) + len(DETAILS) + 1
+    # Efficiency and memory, but no calls on a GPU; and the data and runs.
+    assert page.tags.count("details") == len(specs) + 2 + 1
 
 
 def test_the_efficiency_of_a_cell_is_in_html_and_csv() -> None:

@@ -10,6 +10,10 @@ from outcomes import ENVIRONMENT, make_outcome, make_sweep, without_evidence
 
 from effvit.errors import ResultError, StorageError
 from effvit.profiling import results
+from effvit.profiling.devices import Device
+from effvit.profiling.disturbance import Conditions, Turn
+from effvit.profiling.gpu import GpuConditions
+from effvit.profiling.records import DeviceTimes
 from effvit.spec import Swap
 
 FIRST = make_outcome("softmax")
@@ -32,6 +36,30 @@ def test_options_keep_their_types_and_so_the_cell_its_key(tmp_path: Path) -> Non
     )
     results.append(tmp_path / "r", outcome)
     assert results.read(tmp_path / "r")[0].cell.key == outcome.cell.key
+
+
+def test_lines_from_before_gpus_were_devices_are_read_as_they_were(tmp_path: Path) -> None:
+    """Without the number of a GPU, what it did beside a round, and the times of its transfers."""
+    quiet = Conditions(1.0, 1.0, 2, 0.0, 0.0, 0, None, None)
+    assert FIRST.evidence is not None
+    outcome = replace(FIRST, evidence=replace(FIRST.evidence, turns=(Turn(0, quiet),)))
+    old = json.loads(results.encode(outcome))
+    del old["cell"]["device"]["index"]
+    del old["evidence"]["device_times"]
+    del old["evidence"]["turns"][0]["conditions"]["gpu"]
+    (tmp_path / "old").write_text(json.dumps(old) + "\n")
+    assert results.read(tmp_path / "old") == [outcome]
+
+
+def test_what_a_gpu_did_is_read_as_it_was_written(tmp_path: Path) -> None:
+    gpu = GpuConditions(1.9e9, 2.6e9, ("power cap",), 0.0, 61.0, 640.5, 0, None, "shares: Not Found")
+    turn = Turn(0, Conditions(1.0, 1.0, 2, 0.0, 0.0, 0, None, None, gpu=gpu))
+    times = DeviceTimes((1e-5,), (2e-5,), (3e-3,), (4e-6,), (3.1e-3,), 1, "events")
+    assert FIRST.evidence is not None
+    evidence = replace(FIRST.evidence, turns=(turn,), device_times=times)
+    outcome = replace(FIRST, cell=replace(FIRST.cell, device=Device("cuda", index=1)), evidence=evidence)
+    results.append(tmp_path / "r", outcome)
+    assert results.read(tmp_path / "r") == [outcome]
 
 
 @pytest.mark.parametrize("cut", [1, 20, 1000])

@@ -20,7 +20,15 @@ from outcomes import CALIBRATION
 from sweep_program import QUICK
 from untrained_runs import make_run
 
-from effvit.errors import BackendUnavailableError, CheckpointError, DataError, UnknownNameError, UsageError
+from effvit.errors import (
+    BackendUnavailableError,
+    CheckpointError,
+    DataError,
+    UnavailableError,
+    UnknownNameError,
+    UnsupportedError,
+    UsageError,
+)
 from effvit.export.base import backends
 from effvit.profiling.confinement import Confinement
 from effvit.profiling.devices import CPU, Device
@@ -263,6 +271,43 @@ def test_a_model_that_does_not_fit_a_device_is_out_of_memory_and_the_sweep_goes_
     assert whole.evidence.confinement == Confinement(tuple(sorted(os.sched_getaffinity(0))))
 
 
+@pytest.fixture
+def one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a tool like the driver's name a GPU."""
+    tool = tmp_path / "tools" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 'Some GPU, 1.2'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_backend_that_computes_on_one_of_the_devices_is_unsupported_on_the_others(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    wanted = replace(plan(runs[:1]), devices=(Device("cuda", index=0), CPU))
+    on_gpu, on_cpu = sweep(wanted, tmp_path / "results.jsonl", pixels)
+    assert (on_gpu.status, on_gpu.stage) == ("unsupported", "export")
+    assert on_gpu.reason == "ort-cpu computes on cpu, not on cuda"
+    assert on_cpu.status == "ok"
+
+
+@pytest.mark.usefixtures("one_gpu")
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="PyTorch may see a GPU here")
+def test_a_gpu_that_pytorch_does_not_see_is_a_row(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
+    wanted = replace(plan(runs[:1], "torch"), devices=(Device("cuda", index=0),))
+    (outcome,) = sweep(wanted, tmp_path / "results.jsonl", pixels)
+    assert (outcome.status, outcome.stage) == ("skipped", "open")
+    assert outcome.reason.startswith("cuda:0 cannot be used: torch ")
+
+
+def test_without_names_those_backends_are_taken_that_compute_on_a_device() -> None:
+    gpu = Device("cuda", index=0)
+    assert "ort-cpu" not in available_backends([gpu])
+    assert "torch" in available_backends([gpu])
+    assert {"ort-cpu", "torch"} <= set(available_backends([gpu, CPU]))
+
+
 @pytest.mark.usefixtures("misbehaving")
 def test_a_hanging_cell_times_out(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
     effort = replace(QUICK, timeout_s=6)
@@ -328,6 +373,18 @@ def test_what_can_be_known_before_is_refused_before(
     with pytest.raises(error):
         sweep(replace(plan(runs), **change), tmp_path / "results.jsonl", pixels)  # type: ignore[arg-type]
     assert not (tmp_path / "results.jsonl").exists()
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_backend_that_computes_on_none_of_the_devices_is_refused_before(
+    runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    wanted = replace(plan(runs), devices=(Device("cuda", index=0),))
+    with pytest.raises(UnsupportedError, match="ort-cpu computes on cpu, not on cuda") as caught:
+        sweep(wanted, tmp_path / "results.jsonl", pixels)
+    assert caught.value.hint == "add --device cpu"
+    with pytest.raises(UnavailableError, match="there is no cuda:1"):
+        sweep(replace(wanted, devices=(Device("cuda", index=1),)), tmp_path / "results.jsonl", pixels)
 
 
 def test_a_backend_that_is_slow_to_open_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
