@@ -15,6 +15,7 @@ from effvit.cli import (
     cmd_evaluate,
     cmd_export,
     cmd_finetune,
+    cmd_inspect,
     cmd_list,
     cmd_profile,
     cmd_report,
@@ -63,6 +64,7 @@ app.command("attention", short_help="show what attention variants are and promis
 app.command("finetune", short_help="swap the attention of a model and fine-tune it")(cmd_finetune.finetune)
 app.command("evaluate", short_help="measure accuracy through any backend")(cmd_evaluate.evaluate)
 app.command("export", short_help="write ONNX graphs and TensorRT engines, verified")(cmd_export.export)
+app.command("inspect", short_help="show what a graph or an engine is made of")(cmd_inspect.inspect)
 app.command("profile", short_help="measure latency, throughput, memory, accuracy")(cmd_profile.profile)
 app.command("report", short_help="turn result files into tables, figures, HTML")(cmd_report.report)
 app.command("study", short_help="all of it, for all variants, under equal conditions")(cmd_study.study)

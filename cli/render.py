@@ -10,6 +10,7 @@ from rich.table import Table
 
 from effvit.accuracy import Accuracy, balanced_top1, top1, top5
 from effvit.cli.cmd_doctor import Diagnosis
+from effvit.cli.tables import plain as _plain
 from effvit.export.base import Artifact
 from effvit.profiling.report import quantities
 from effvit.spec import Workload
@@ -182,10 +183,3 @@ def _of_numbers(table: Table) -> Table:
 def _relative(path: Path) -> str:
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _plain(*columns: str, title: str | None = None) -> Table:
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

@@ -49,7 +49,7 @@ class Artifact:
     """One file that a runtime executes, for one resolution and precision; the batch is free.
 
     `path` is absolute; `sha256` and `size_bytes` are the file's. `parity` is None until the artifact was compared with
-    the PyTorch model.
+    the PyTorch model. `gpus` are those it was built on, with their drivers, if it is of use there alone.
     """
 
     format: str
@@ -66,6 +66,7 @@ class Artifact:
     built_with: tuple[tuple[str, str], ...]
     build_s: float
     parity: Parity | None = None
+    gpus: tuple[str, ...] = ()
 
 
 class Session(Protocol):

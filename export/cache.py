@@ -76,6 +76,7 @@ def make(source: Source, backend: Backend) -> Artifact:
         cost=cost_of(source.model(), record.spec),
         built_with=tuple((tool, version) for tool in TOOLS if (version := package_version(tool)) is not None),
         build_s=time.perf_counter() - started,
+        gpus=capture_environment().gpus if backend.device_bound else (),
     )
 
 

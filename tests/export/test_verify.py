@@ -6,29 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from artifacts import ARTIFACT
 
 from effvit.errors import MismatchError
-from effvit.export.base import Artifact
 from effvit.export.verify import check, compare
-from effvit.preprocessing import Preprocessing
-from effvit.spec import Cost, ModelSpec, Precision, Swap
+from effvit.spec import Precision
 
 REFERENCE = np.array([[4.0, 0.0, 0.0], [0.0, 2.0, 1.0], [1.0, 1.01, 0.0], [0.0, 0.0, 3.0]], dtype=np.float32)
-ARTIFACT = Artifact(
-    format="onnx",
-    path="/nowhere",
-    sha256="",
-    size_bytes=0,
-    model=ModelSpec("test_vit", (Swap("linformer"),), 3, (64, 64)),
-    precision=Precision.FP32,
-    height=64,
-    width=64,
-    preprocessing=Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1.0, "bicubic"),
-    classes=("a", "b", "c"),
-    cost=Cost(1, 1, 1, 1),
-    built_with=(),
-    build_s=0.0,
-)
 
 
 def test_equal_logits_agree_in_everything() -> None:
