@@ -39,13 +39,19 @@ def export(
     verify_images: Annotated[
         int, typer.Option(metavar="N", min=1, help="held-out images to compare with PyTorch on")
     ] = 64,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", min=0, help="refuse an artifact that loses more percentage points of top-1"),
+    ] = None,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
 ) -> None:
     """Write artifacts of a run, each compared with the PyTorch model on real held-out images.
 
-    There is one graph for every resolution and precision; the batch is free. Artifacts made before are found again.
+    What counts is how they decide: the share of images with the same answer, and what that does to accuracy, each with
+    its doubt. There is one graph for every resolution and precision; the batch is free. Artifacts made before are found
+    again.
     """
     graphs = precisions_from_text(onnx) if onnx is not None else []
     engines = precisions_from_text(trt) if trt is not None else []
@@ -71,7 +77,14 @@ def export(
                     say(f"exporting {one.name} at {height} x {width} px, {precision}, {backend.format}")
                     made.append(
                         _export(
-                            one, (height, width), precision, backend, pixels, verify_images, threads or usable_cores()
+                            one,
+                            (height, width),
+                            precision,
+                            backend,
+                            pixels,
+                            verify_images,
+                            max_drop,
+                            threads or usable_cores(),
                         )
                     )
     if json:
@@ -79,9 +92,11 @@ def export(
 
         write_json(msgspec.json.encode(made))
     else:
-        from effvit.cli.render import artifacts_table
+        from effvit.cli.render import artifacts_table, flips_table
 
         show(artifacts_table(made))
+        if any(artifact.parity and artifact.parity.flips for artifact in made):
+            show(flips_table(made))
     if missing is not None:
         raise BackendUnavailableError(
             f"the typed ONNX graphs are written, but no TensorRT engine: {missing}", engine_backend.install
@@ -95,6 +110,7 @@ def _export(
     backend: Backend,
     pixels: PixelStore,
     verify_images: int,
+    max_drop: float | None,
     threads: int,
 ) -> Artifact:
     from effvit.backbone import check_resolution
@@ -110,4 +126,5 @@ def _export(
         )
     backend.require(precision)
     images = pixels.get(run, *resolution, verify_images)
-    return verified_artifact(Source(run, *resolution, precision), backend, images.path, threads)
+    source = Source(run, *resolution, precision)
+    return verified_artifact(source, backend, images.path, threads, images.truth, max_drop)

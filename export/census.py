@@ -171,11 +171,11 @@ def _products(model: onnx.ModelProto, path: Path) -> list[Product]:
 
 def _free_of_large_tensors(graph: onnx.GraphProto) -> None:
     """Turn large weights into inputs of the same shape."""
-    small = []
+    small, inputs = [], {value.name for value in graph.input}
     for tensor in graph.initializer:
         if math.prod(tensor.dims) <= _MOST_NUMBERS and tensor.data_location != TensorProto.EXTERNAL:
             small.append(tensor)
-        elif tensor.name not in {value.name for value in graph.input}:
+        elif tensor.name not in inputs:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     kept = onnx.GraphProto()
     kept.initializer.extend(small)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class Sidecar:
 
 def sidecars_of(path: Path) -> list[Sidecar]:
     """Return what is known of the artifact in the file `path`; damaged sidecars are left out."""
-    beside = sorted(path.parent.glob(f"{path.stem}.*.json"))
+    beside = sorted(path.parent.glob(f"{glob.escape(path.stem)}.*.json"))
     known = [sidecar for file in beside if (sidecar := read_sidecar(file)) is not None]
     return [sidecar for sidecar in known if Path(sidecar.artifact.path).name == path.name]
 

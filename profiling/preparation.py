@@ -61,7 +61,8 @@ class Preparation:
         some = self._pixels.get(run, workload.height, workload.width, self._effort.verify_images)
         out = some.path.with_suffix(".logits.npy")
         worker.predict(some.path, out, group.evaluation_batch)
-        verified = verify(artifact, source, group.backend, reference_logits(source, np.load(some.path)), np.load(out))
+        reference = reference_logits(source, np.load(some.path))
+        verified = verify(artifact, source, group.backend, reference, np.load(out), some.truth)
         self._artifacts[_key(group, run)] = verified
         return verified
 

@@ -67,3 +67,13 @@ def test_what_fp16_may_differ_fp32_may_not() -> None:
         else:
             with pytest.raises(MismatchError):
                 check(parity, REFERENCE, artifact)
+
+
+@pytest.mark.parametrize("precision", [Precision.TF32, Precision.FP16, Precision.BF16])
+def test_of_other_types_than_fp32_decisions_are_judged_not_differences(precision: Precision) -> None:
+    """Logits ten times as far apart: the same decisions in the same direction."""
+    other = REFERENCE * np.float32(10)
+    artifact = replace(ARTIFACT, precision=precision)
+    check(compare(REFERENCE, other, precision), REFERENCE, artifact)
+    with pytest.raises(MismatchError):
+        check(compare(REFERENCE, other, Precision.FP32), REFERENCE, ARTIFACT)
