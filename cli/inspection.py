@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from effvit.cli.tables import plain
 from effvit.export.census import GraphCensus, Port, ProductShare, Quantisation
+from effvit.export.differences import Comparison
 from effvit.export.engine_census import EngineCensus, LayerShare
 from effvit.export.inspection import Inspection, Verdict
 from effvit.profiling.report import quantities
@@ -27,6 +28,17 @@ def inspection_parts(inspection: Inspection) -> list[RenderableType]:
     if inspection.verdicts:
         parts += ["", _verdicts_table(inspection.verdicts)]
     return parts
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return how far two artifacts lie apart behind every part of their model."""
+    table = plain("behind", "relative error", "explained", "")
+    for part in comparison.parts:
+        remark = ""
+        if part.parted:
+            remark = "they part here" if part.part == comparison.parted else "beyond"
+        table.add_row(part.part, f"{part.error:.1e}", f"{part.explained:.1e}", remark)
+    return table
 
 
 def _graph_parts(graph: GraphCensus) -> list[RenderableType]:

@@ -240,3 +240,26 @@ def test_the_layers_of_an_engine_are_shown_without_tensorrt(effvit: Effvit, tmp_
     assert (answer.code, answer.err) == (0, "")
     assert "TensorRT engine, 1 layers" in answer.out
     assert "100.0%" in answer.out
+
+
+def test_graphs_are_compared_block_by_block(effvit: Effvit, exported: Path) -> None:
+    (full,), (half,) = ((exported / "soft" / "artifacts").glob(f"*-{kind}-*.onnx") for kind in ("fp32", "fp16"))
+    answer = effvit("diff", full, half, "--images", "4", "--threads", "1")
+    assert answer.code == 0, answer.err
+    assert [line.split("  ")[0] for line in answer.out.splitlines()][1:] == [
+        "embedding",
+        *(f"block {index}" for index in range(6)),
+        "logits",
+    ]
+    shown = json.loads(effvit("diff", full, half, "--images", "4", "--threads", "1", "--json").out)
+    assert (shown["images"], shown["parted"]) == (4, None)
+
+
+def test_graphs_that_cannot_be_compared(effvit: Effvit, exported: Path, tmp_path: Path) -> None:
+    (full,) = (exported / "soft" / "artifacts").glob("*-fp32-*.onnx")
+    other = graphs.write(tmp_path / "other.onnx", graphs.classifier())
+    refused(effvit("diff", other, full), 2, "lies in no run's folder", "--run")
+    refused(effvit("diff", full, other), 2, "was not exported from the run soft")
+    refused(effvit("diff", full, "nowhere.onnx"), 2, "there is no file nowhere.onnx")
+    refused(effvit("diff", full, full, "--backend", "ort-cpu,openvino,torch"), 2, "names 3 runtimes")
+    refused(effvit("diff", full, full, "--backend", "ort"), 2, "no backend named 'ort'")

@@ -15,7 +15,19 @@ from effvit import __version__
 from effvit.cli import main as main_module
 from effvit.cli.main import app
 
-COMMANDS = ("doctor", "list", "attention", "finetune", "evaluate", "export", "inspect", "profile", "report", "study")
+COMMANDS = (
+    "doctor",
+    "list",
+    "attention",
+    "finetune",
+    "evaluate",
+    "export",
+    "inspect",
+    "diff",
+    "profile",
+    "report",
+    "study",
+)
 
 
 def python(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
