@@ -24,7 +24,7 @@ from effvit.errors import BackendUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from effvit.export.base import Artifact, Backend, Source
-    from effvit.export.build import Fallback
+    from effvit.export.build import Fallback, Limits
     from effvit.profiling.pixels import PixelStore
     from effvit.spec import Precision
 
@@ -41,15 +41,20 @@ def export(
         int, typer.Option(metavar="N", min=1, help="held-out images to compare with PyTorch on")
     ] = 64,
     allow_fallback: FallbackOption = False,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", min=0, help="refuse an artifact that loses more percentage points of top-1"),
+    ] = None,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
 ) -> None:
     """Write artifacts of a run, each compared with the PyTorch model on real held-out images.
 
-    There is one graph for every resolution and precision; the batch is free. Artifacts made before are found again. A
-    runtime that does something else than it was asked for, such as computing in another type, ends with exit code 4;
-    the graphs that engines are made from are not judged by that, only by what they return.
+    What counts is how they decide: the share of images with the same answer, and what that does to accuracy, each with
+    its doubt. There is one graph for every resolution and precision; the batch is free. Artifacts made before are found
+    again. A runtime that does something else than it was asked for, such as computing in another type, ends with exit
+    code 4; the graphs that engines are made from are not judged by that, only by what they return.
     """
     graphs = precisions_from_text(onnx) if onnx is not None else []
     engines = precisions_from_text(trt) if trt is not None else []
@@ -59,7 +64,7 @@ def export(
 
     from effvit.environment import usable_cores
     from effvit.export.base import Source, pick_backend
-    from effvit.export.build import refuse
+    from effvit.export.build import Limits, refuse
     from effvit.profiling.pixels import PixelStore
     from effvit.run import resolve_runs
 
@@ -79,15 +84,18 @@ def export(
                 for backend, precision, judge in wanted:
                     say(f"exporting {one.name} at {height} x {width} px, {precision}, {backend.format}")
                     source = Source(one, height, width, precision)
-                    made.append(_export(source, backend, pixels, verify_images, threads or usable_cores(), judge))
+                    limits = Limits(max_drop, judge)
+                    made.append(_export(source, backend, pixels, verify_images, threads or usable_cores(), limits))
     if json:
         import msgspec
 
         write_json(msgspec.json.encode(made))
     else:
-        from effvit.cli.render import artifacts_table
+        from effvit.cli.render import artifacts_table, flips_table
 
         show(artifacts_table(made))
+        if any(artifact.parity and artifact.parity.flips for artifact in made):
+            show(flips_table(made))
     if missing is not None:
         raise BackendUnavailableError(
             f"the typed ONNX graphs are written, but no TensorRT engine: {missing}", engine_backend.install
@@ -100,7 +108,7 @@ def _export(
     pixels: PixelStore,
     verify_images: int,
     threads: int,
-    fallback: Fallback | None,
+    limits: Limits,
 ) -> Artifact:
     from effvit.backbone import check_resolution
     from effvit.export.build import verified_artifact
@@ -114,4 +122,4 @@ def _export(
         )
     backend.require(precision)
     images = pixels.get(source.run, *resolution, verify_images)
-    return verified_artifact(source, backend, images.path, threads, fallback)
+    return verified_artifact(source, backend, images.path, threads, images.truth, limits)

@@ -12,10 +12,12 @@ from effvit import __version__
 from effvit.cli import (
     cmd_attention,
     cmd_compare,
+    cmd_diff,
     cmd_doctor,
     cmd_evaluate,
     cmd_export,
     cmd_finetune,
+    cmd_inspect,
     cmd_list,
     cmd_profile,
     cmd_recommend,
@@ -69,6 +71,8 @@ app.command("finetune", short_help="swap the attention of a model and fine-tune 
 app.add_typer(cmd_runs.app, name="runs", short_help="list runs, and show the curves of one")
 app.command("evaluate", short_help="measure accuracy through any backend")(cmd_evaluate.evaluate)
 app.command("export", short_help="write ONNX graphs and TensorRT engines, verified")(cmd_export.export)
+app.command("inspect", short_help="show what a graph or an engine is made of")(cmd_inspect.inspect)
+app.command("diff", short_help="find the block where two graphs of a model part")(cmd_diff.diff)
 app.command("profile", short_help="measure latency, throughput, memory, accuracy")(cmd_profile.profile)
 app.command("report", short_help="turn result files into tables, figures, HTML")(cmd_report.report)
 app.command("recommend", short_help="say what to ship under constraints")(cmd_recommend.recommend)

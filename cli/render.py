@@ -10,9 +10,12 @@ from rich.table import Table
 
 from effvit.accuracy import Accuracy, balanced_top1, top1, top5
 from effvit.cli.cmd_doctor import Diagnosis
-from effvit.export.base import Artifact
+from effvit.cli.tables import plain as _plain
+from effvit.export.base import Artifact, Parity
+from effvit.export.decisions import change_of
 from effvit.profiling.devices import Device
 from effvit.profiling.report import quantities
+from effvit.profiling.stats import agreement_of
 from effvit.spec import Workload
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from effvit.profiling.frontier import Frontier
     from effvit.prospect import Prospect
 
+_MOST_FLIPS_SHOWN = 10
 _PROSE_WIDTH = 88  # what reads well where there is no terminal to fit into
 _MACS_LEGEND = (
     "MACs ratio: MACs with softmax over these, the speed-up if time followed MACs\n"
@@ -72,19 +76,56 @@ def accuracy_table(rows: Sequence[tuple[str, str, Accuracy]], backend: str, prec
 
 
 def artifacts_table(artifacts: Sequence[Artifact]) -> Table:
-    """Return artifacts with their agreement with PyTorch."""
-    table = _plain("file", "attention", "px", "precision", "size", "largest logit difference", "same top-1")
+    """Return artifacts with their agreement with PyTorch: decisions first, numbers for information."""
+    table = _plain(
+        "file", "attention", "px", "precision", "size", "same top-1", "top-1 change", "KL", "cosine", "logits differ by"
+    )
     for artifact in artifacts:
-        parity = artifact.parity
         table.add_row(
             _relative(Path(artifact.path)),
             artifact.model.attention,
             f"{artifact.height}x{artifact.width}",
             str(artifact.precision),
             f"{artifact.size_bytes / 2**20:.1f} MiB",
-            "-" if parity is None else f"{parity.max_abs:.2g}",
-            "-" if parity is None else f"{parity.agreement:.1%} of {parity.images}",
+            *_parity_columns(artifact.parity),
         )
+    return table
+
+
+def _parity_columns(parity: Parity | None) -> tuple[str, ...]:
+    if parity is None:
+        return (quantities.ABSENT,) * 5
+    same, change = agreement_of(parity), change_of(parity)
+    changed = quantities.ABSENT
+    if change is not None:
+        low, high = 100 * change.low, 100 * change.high
+        changed = f"{100 * change.value:+.1f} points ({low:+.1f} to {high:+.1f}), p = {change.p:.2g}"
+    return (
+        f"{same.value:.1%} of {parity.images} ({same.low:.1%} to {same.high:.1%})",
+        changed,
+        quantities.ABSENT if parity.divergence is None else f"{parity.divergence:.1e}",
+        f"{parity.cosine:.5f}",
+        f"{parity.max_abs:.2g}",
+    )
+
+
+def flips_table(artifacts: Sequence[Artifact]) -> Table:
+    """Return the images that artifacts decide otherwise than PyTorch, the clearest decisions first."""
+    table = _plain("flipped in", "image", "label", "PyTorch", "margin", "here", "lead")
+    for artifact in artifacts:
+        flips = artifact.parity.flips if artifact.parity is not None else ()
+        for flip in flips[:_MOST_FLIPS_SHOWN]:
+            table.add_row(
+                Path(artifact.path).stem,
+                _relative(Path(flip.image)),
+                quantities.ABSENT if flip.label is None else artifact.classes[flip.label],
+                artifact.classes[flip.reference],
+                f"{flip.margin:.2g}",
+                artifact.classes[flip.predicted],
+                f"{flip.lead:.2g}",
+            )
+        if len(flips) > _MOST_FLIPS_SHOWN:
+            table.add_row(Path(artifact.path).stem, f"and {len(flips) - _MOST_FLIPS_SHOWN} more, see --json")
     return table
 
 
@@ -189,10 +230,3 @@ def _of_numbers(table: Table) -> Table:
 def _relative(path: Path) -> str:
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _plain(*columns: str, title: str | None = None) -> Table:
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

@@ -7,6 +7,7 @@ EffvitError
 │   ├── DataError               images, folders, labels
 │   ├── CheckpointError         weights and run folders
 │   ├── ResultError             result files
+│   ├── ArtifactError           graphs and engines
 │   └── StorageError            a folder that cannot be written, a full disk
 ├── UnavailableError            missing software, weights or device
 │   └── BackendUnavailableError
@@ -89,6 +90,10 @@ class CheckpointError(UsageError):
 
 class ResultError(UsageError):
     """A result file that cannot be used."""
+
+
+class ArtifactError(UsageError):
+    """A graph or an engine that cannot be used."""
 
 
 class StorageError(UsageError):

@@ -30,11 +30,30 @@ Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class Flip:
+    """An image that an artifact decides otherwise: classes by index, `label` None where it was not looked at.
+
+    PyTorch puts its own choice `margin` above every other class, the artifact its own `lead` above PyTorch's, both in
+    logits.
+    """
+
+    image: str
+    label: int | None
+    reference: int
+    predicted: int
+    margin: float
+    lead: float
+
+
+@dataclass(frozen=True, slots=True)
 class Parity:
     """How far an artifact's logits lie from the PyTorch fp32 model's, over `images` held-out images.
 
     `agreement` is the share of images with the same first class; `decisive_agreement` leaves out images whose first two
-    classes in PyTorch are closer than the tolerance, where either order is as good (1.0 if none is left).
+    classes in PyTorch are closer than the tolerance, where either order is as good (1.0 if none is left). `cosine` is
+    the smallest of the images', `divergence` the mean Kullback-Leibler divergence of the probabilities in nats. Of the
+    images, `correct` are classified right by PyTorch; the artifact has `lost` of these and `gained` others. `flips`
+    lists the clearest of the changed decisions. None, and nothing, where it was not looked at.
     """
 
     images: int
@@ -42,6 +61,11 @@ class Parity:
     cosine: float
     agreement: float
     decisive_agreement: float
+    divergence: float | None = None
+    correct: int | None = None
+    lost: int | None = None
+    gained: int | None = None
+    flips: tuple[Flip, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +73,7 @@ class Artifact:
     """One file that a runtime executes, for one resolution and precision; the batch is free.
 
     `path` is absolute; `sha256` and `size_bytes` are the file's. `parity` is None until the artifact was compared with
-    the PyTorch model.
+    the PyTorch model. `gpus` are those it was built on, with their drivers, if it is of use there alone.
     """
 
     format: str
@@ -66,6 +90,7 @@ class Artifact:
     built_with: tuple[tuple[str, str], ...]
     build_s: float
     parity: Parity | None = None
+    gpus: tuple[str, ...] = ()
 
 
 class Session(Protocol):

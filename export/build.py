@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from effvit.accuracy import Accuracy
-from effvit.errors import FallbackError
+from effvit.errors import FallbackError, MismatchError
 from effvit.evaluate import count_correct, merge
-from effvit.export.base import Artifact, Backend, Session, Source, predict
-from effvit.export.cache import find, make, reference_logits, verify
+from effvit.export.base import Artifact, Backend, Parity, Session, Source, predict
+from effvit.export.cache import find, forget, make, reference_logits, verify
+from effvit.export.decisions import Truth, check_drop
 from effvit.preprocessing import normalise
 
 BATCH = 16
 Fallback = Callable[[str], None]
 """Is told what a runtime does that it was not asked for, and may refuse that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an artifact may do at worst.
+
+    `max_drop` is how many percentage points of top-1 it may lose; None: as many as it does. `fallback` is called where
+    the runtime does something else than it was asked for; None: whatever it does is fine, as long as its logits are.
+    """
+
+    max_drop: float | None = None
+    fallback: Fallback | None = None
 
 
 def refuse(departures: str) -> None:
@@ -30,27 +43,45 @@ def refuse(departures: str) -> None:
 
 
 def verified_artifact(
-    source: Source, backend: Backend, pixels: Path, threads: int, fallback: Fallback | None = None
+    source: Source,
+    backend: Backend,
+    pixels: Path,
+    threads: int,
+    truth: Truth | None = None,
+    limits: Limits = Limits(),  # it cannot be changed
 ) -> Artifact:
     """Return the artifact of `source`, made and verified unless it was before, on the uint8 images in `pixels`.
 
-    `fallback` is called where the runtime does something else than it was asked for. None: whatever it does is fine, as
-    long as its logits are.
+    What was verified on fewer images than `truth` knows, or without it, is verified again.
 
     Raises:
         ExportError: It cannot be made.
-        MismatchError: It is not the model it was made from.
-        EffvitError: Whatever `fallback` raises; nothing is verified then.
+        MismatchError: It is not the model it was made from, or loses more; it does not count as verified then.
+        EffvitError: Whatever `limits.fallback` raises; nothing is verified then.
     """
     artifact = find(source, backend) or make(source, backend)
-    known = artifact.parity is not None
-    if known and fallback is None:
-        return artifact
-    images = np.load(pixels)
-    session = backend.open(artifact, threads)
-    predicted = predict(session, normalise(images[:1] if known else images, artifact.preprocessing), BATCH)
-    _judge(session, artifact, backend, threads, fallback)
-    return artifact if known else verify(artifact, source, backend, reference_logits(source, images), predicted)
+    known = artifact.parity is not None and _judged(artifact.parity, truth)
+    if not known or limits.fallback is not None:
+        images = np.load(pixels)
+        session = backend.open(artifact, threads)
+        predicted = predict(session, normalise(images[:1] if known else images, artifact.preprocessing), BATCH)
+        _judge(session, artifact, backend, threads, limits.fallback)
+        if not known:
+            forget(source, backend)
+            reference = reference_logits(source, images)
+            return verify(artifact, source, backend, reference, predicted, truth=truth, max_drop=limits.max_drop)
+    if limits.max_drop is not None and artifact.parity is not None:
+        try:
+            check_drop(artifact.parity, artifact, limits.max_drop)
+        except MismatchError:
+            forget(source, backend)
+            raise
+    return artifact
+
+
+def _judged(parity: Parity, truth: Truth | None) -> bool:
+    """Return whether decisions were held against all that `truth` knows."""
+    return truth is None or (parity.lost is not None and parity.images >= len(truth.labels))
 
 
 def artifact_accuracy(

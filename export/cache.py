@@ -15,13 +15,14 @@ from effvit.cost import cost_of
 from effvit.environment import capture_environment, package_version
 from effvit.errors import CheckpointError
 from effvit.export.base import Artifact, Backend, Logits, Source
+from effvit.export.decisions import Truth, check_drop
+from effvit.export.sidecars import FOLDER, read_sidecar
 from effvit.export.verify import check, compare
 from effvit.preprocessing import normalise
 from effvit.spec import file_name
 from effvit.storage import sha256_of, write_atomically
 
 TOOLS = ("effvit", "torch", "timm", "onnx", "onnxscript", "tensorrt")
-FOLDER = "artifacts"
 REFERENCE_BATCH = 32
 
 
@@ -41,14 +42,13 @@ def find(source: Source, backend: Backend, device: str = "cpu") -> Artifact | No
     this one on another kind of device has verified it.
     """
     own = _sidecar(source, backend, device)
-    for sidecar in (own, *sorted(own.parent.glob(f"{_stem(source, backend)}.*.json"))):
-        artifact = _read(sidecar)
-        if artifact is None:
+    for file in (own, *sorted(own.parent.glob(f"{_stem(source, backend)}.*.json"))):
+        known = read_sidecar(file)
+        if known is None:  # damaged: the artifact is made again
             continue
-        path = source.run.folder / artifact.path
+        artifact, path = known.artifact, Path(known.artifact.path)
         if path.is_file() and path.stat().st_size == artifact.size_bytes and sha256_of(path) == artifact.sha256:
-            parity = artifact.parity if sidecar == own else None
-            return replace(artifact, path=str(path.resolve()), parity=parity)
+            return replace(artifact, parity=artifact.parity if file == own else None)
     return None
 
 
@@ -77,6 +77,7 @@ def make(source: Source, backend: Backend) -> Artifact:
         cost=cost_of(source.model(), record.spec),
         built_with=tuple((tool, version) for tool in TOOLS if (version := package_version(tool)) is not None),
         build_s=time.perf_counter() - started,
+        gpus=capture_environment().gpus if backend.device_bound else (),
     )
 
 
@@ -86,18 +87,24 @@ def verify(
     backend: Backend,
     reference: Logits,
     predicted: Logits,
+    *,
     device: str = "cpu",
+    truth: Truth | None = None,
+    max_drop: float | None = None,
 ) -> Artifact:
     """Compare `predicted` with the `reference`, keep the verdict beside the file, and return the verified artifact.
 
-    `predicted` was computed on this kind of device.
+    `predicted` was computed on this kind of device. With `truth`, `max_drop` is how many percentage points of top-1 it
+    may lose at most.
 
     Raises:
-        MismatchError: The artifact is not the model it was made from; nothing is kept.
+        MismatchError: The artifact is not the model it was made from, or loses more; nothing is kept.
         StorageError: The disk is full, or the folder cannot be written.
     """
-    parity = compare(reference, predicted, artifact.precision)
+    parity = compare(reference, predicted, artifact.precision, truth)
     check(parity, reference, artifact)
+    if max_drop is not None:
+        check_drop(parity, artifact, max_drop)
     verified = replace(artifact, parity=parity)
     # Relative to the run, so that a run folder can be moved or copied to another machine.
     relative = Path(artifact.path).relative_to(source.run.folder.resolve())
@@ -105,11 +112,9 @@ def verify(
     return verified
 
 
-def _read(sidecar: Path) -> Artifact | None:
-    try:
-        return msgspec.json.decode(sidecar.read_bytes(), type=Artifact)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):  # damaged: the artifact is made again
-        return None
+def forget(source: Source, backend: Backend) -> None:
+    """Forget what `backend` found of the artifact of `source`: it is verified anew when it is next asked for."""
+    _sidecar(source, backend, backend.devices[0]).unlink(missing_ok=True)
 
 
 def _folder(source: Source) -> Path:

@@ -6,6 +6,7 @@ import numpy as np
 
 from effvit.errors import MismatchError
 from effvit.export.base import Artifact, Logits, Parity
+from effvit.export.decisions import Truth, correct, divergence, flips
 from effvit.spec import Precision
 
 # Largest difference of a logit, relative to the spread (standard deviation) of the reference's logits. For fp32 the
@@ -21,8 +22,10 @@ LEAST_COSINE = {Precision.FP32: 0.99999, Precision.TF32: 0.9999, Precision.FP16:
 LEAST_AGREEMENT = 0.99
 
 
-def compare(reference: Logits, logits: Logits, precision: Precision) -> Parity:
+def compare(reference: Logits, logits: Logits, precision: Precision, truth: Truth | None = None) -> Parity:
     """Return how far `logits` lie from the fp32 `reference`, both `(images, classes)`.
+
+    With `truth`, also what that does to accuracy.
 
     An image counts as decisive when the reference's first two classes lie further apart than twice the tolerance: less
     than that, and errors within the tolerance may swap them.
@@ -35,24 +38,39 @@ def compare(reference: Logits, logits: Logits, precision: Precision) -> Parity:
     norms = np.linalg.norm(reference, axis=1) * np.linalg.norm(logits, axis=1)
     with np.errstate(invalid="ignore"):  # infinite logits have no direction: NaN, which fails the check
         cosines = (reference * logits).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)
+    right = counts = None
+    if truth is not None:
+        right, now = correct(reference, truth), correct(logits, truth)
+        counts = int((right & ~now).sum()), int((now & ~right).sum())
+    names = [f"image {index}" for index in range(len(reference))] if truth is None else truth.names
     return Parity(
         images=len(reference),
         max_abs=float(np.abs(reference - logits).max()),
         cosine=float(cosines.min()),
         agreement=float(same.mean()),
         decisive_agreement=float(same[decisive].mean()) if decisive.any() else 1.0,
+        divergence=divergence(reference, logits),
+        correct=None if right is None else int(right.sum()),
+        lost=None if counts is None else counts[0],
+        gained=None if counts is None else counts[1],
+        flips=flips(reference, logits, names, None if truth is None else truth.labels),
     )
 
 
 def check(parity: Parity, reference: Logits, artifact: Artifact) -> None:
     """Check that the artifact is the model it was made from.
 
+    In fp32 that is a matter of numbers. Any other type changes them, which may or may not matter: there, the decisions
+    and the direction of the logits are what is judged, and differences are for information.
+
     Raises:
         MismatchError: Its logits differ by more than its precision explains.
     """
     tolerance = _tolerance(reference, artifact.precision)
     # Written so that a NaN fails.
-    close = parity.max_abs <= tolerance and parity.cosine >= LEAST_COSINE[artifact.precision]
+    close = parity.cosine >= LEAST_COSINE[artifact.precision]
+    if artifact.precision is Precision.FP32:
+        close = close and parity.max_abs <= tolerance
     if close and parity.decisive_agreement >= LEAST_AGREEMENT:
         return
     raise MismatchError(

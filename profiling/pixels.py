@@ -11,6 +11,7 @@ import numpy as np
 
 from effvit.data.base import ImageData, load_data
 from effvit.errors import DataError
+from effvit.export.decisions import Truth
 from effvit.images import evaluation_pixels
 from effvit.preprocessing import Preprocessing
 from effvit.profiling.scratch import ScratchFolder
@@ -22,11 +23,20 @@ from effvit.storage import storage_errors
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """uint8 images `(images, height, width, 3)` in the file `path`, their labels, and how many there are in all."""
+    """uint8 images `(images, height, width, 3)` in the file `path`, their labels, and how many there are in all.
+
+    `names` are the images' files; where they have none, their positions in the held-out part.
+    """
 
     path: Path
     labels: list[int]
     of_images: int
+    names: tuple[str, ...]
+
+    @property
+    def truth(self) -> Truth:
+        """What the images really show."""
+        return Truth(tuple(self.labels), self.names)
 
 
 class PixelStore:
@@ -82,5 +92,10 @@ class PixelStore:
             pixels = evaluation_pixels(some, record.preprocessing, height, width, self._progress)
             with storage_errors(path):
                 np.save(path, pixels)
-            self._pixels[key] = Pixels(path, [sample.label for sample in some], len(val))
+            position = {id(sample): index for index, sample in enumerate(val)}
+            names = tuple(
+                str(sample.source) if isinstance(sample.source, Path) else f"image {position[id(sample)]}"
+                for sample in some
+            )
+            self._pixels[key] = Pixels(path, [sample.label for sample in some], len(val), names)
         return self._pixels[key]

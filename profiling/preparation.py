@@ -62,7 +62,8 @@ class Preparation:
         out = some.path.with_suffix(".logits.npy")
         worker.predict(some.path, out, group.evaluation_batch)
         reference = reference_logits(source, np.load(some.path))
-        verified = verify(artifact, source, group.backend, reference, np.load(out), group.device.kind)
+        kind = group.device.kind
+        verified = verify(artifact, source, group.backend, reference, np.load(out), device=kind, truth=some.truth)
         self._artifacts[_key(group, run)] = verified
         return verified
 

@@ -199,7 +199,7 @@ class Evidence:
     batch; `first_s` is the first launch. Both come before any warm-up. `turns` tell what the machine did beside each
     round, in the order of the blocks; empty where nobody looked. `calibration` is of the processor, and None for a cell
     that another device computed or where it failed. `settings` are what the runtime really used, `confinement` what
-    held the worker to its device. With `reopened` every round had a process of its own, in which the artifact was opened;
+    held the worker to its device. With `reopened` every round had a process of its own, which opened the artifact;
     otherwise one lived through all of them. `device_times` are of a GPU whose runtime tells them, and None otherwise.
     """
 

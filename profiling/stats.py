@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from effvit.export.base import Parity
 from effvit.profiling.records import Samples, Throughput
 
 CONFIDENCE = 0.95
@@ -127,6 +128,11 @@ def proportion(hits: int, trials: int) -> Estimate:
     """
     interval = stats.binomtest(hits, trials).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
     return Estimate(hits / trials, float(interval.low), float(interval.high))
+
+
+def agreement_of(parity: Parity) -> Estimate:
+    """Return the share of images that an artifact decides as PyTorch does, with its Wilson interval."""
+    return proportion(round(parity.agreement * parity.images), parity.images)
 
 
 def difference(value: Estimate, reference: Estimate) -> Estimate:

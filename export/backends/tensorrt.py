@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effvit.environment import package_version
+from effvit.environment import capture_environment, package_version
 from effvit.errors import ExportError, UnsupportedError
 from effvit.export.base import Artifact, Backend, Images, Logits, Session, Source
 from effvit.export.cuda import require_gpu
+from effvit.export.engine_file import check_engine
 from effvit.export.settings import RuntimeSettings
 from effvit.spec import Precision
 
@@ -119,6 +120,7 @@ def open_session(artifact: Artifact, threads: int) -> Session:
     Raises:
         ExportError: The engine was built by another TensorRT or on another GPU.
     """
+    check_engine(artifact, package_version("tensorrt"), capture_environment().gpus)
     return TensorrtSession(Path(artifact.path).read_bytes())
 
 
@@ -134,6 +136,28 @@ def open_on_gpu(artifact: Artifact, threads: int, index: int) -> Session:
     require_gpu(index)
     torch.cuda.set_device(index)
     return open_session(artifact, threads)
+
+
+def layer_information(plan: bytes) -> bytes:
+    """Return what the inspector of the engine in `plan` tells of its layers, as JSON.
+
+    Raises:
+        ExportError: TensorRT cannot load it.
+    """
+    import tensorrt as trt
+
+    runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise ExportError(
+            "open", "TensorRT cannot load the engine: another version or another GPU built it", "export it again here"
+        )
+    context, inspector = engine.create_execution_context(), engine.create_engine_inspector()
+    # Without shapes, the formats of a dynamic engine are "N/A due to dynamic shapes".
+    image, _ = _tensor_names(engine)
+    context.set_input_shape(image, engine.get_tensor_profile_shape(image, 0)[1])
+    inspector.execution_context = context
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON)).encode()
 
 
 def unavailable() -> str | None:

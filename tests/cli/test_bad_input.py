@@ -146,6 +146,7 @@ def test_runs_that_are_none(effvit: Effvit, runs: Path) -> None:
         (["evaluate", "lin", "--res", "33"], 2, ["33 px"]),
         (["export", "lin", "--onnx", "int8"], 2, ["does not run int8"]),
         (["export", "lin", "--onnx", ","], 2, ["names no precision"]),
+        (["export", "lin", "--max-drop", "-1"], 2, ["--max-drop"]),
         (["profile", "lin", "--backend", "tort"], 2, ["no backend named 'tort'"]),
         (["profile", "lin", "--device", "cpu:mem=1GiB"], 2, ["no limit of a device named 'mem'", "memory"]),
         (["profile", "lin", "--device", "cpu:threads=9999"], 2, ["cpu:threads=9999 is more than", "fewer threads"]),

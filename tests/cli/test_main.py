@@ -15,7 +15,20 @@ from effvit import __version__
 from effvit.cli import main as main_module
 from effvit.cli.main import app
 
-COMMANDS = ("doctor", "list", "attention", "finetune", "evaluate", "export", "profile", "report", "study", "runs")
+COMMANDS = (
+    "doctor",
+    "list",
+    "attention",
+    "finetune",
+    "evaluate",
+    "export",
+    "inspect",
+    "diff",
+    "profile",
+    "report",
+    "study",
+    "runs",
+)
 
 
 def python(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ import pytest
 from effvit.backbone import check_resolution
 from effvit.errors import (
     MOST_LISTED,
+    ArtifactError,
     BackendUnavailableError,
     CellsFailedError,
     CheckFailedError,
@@ -35,6 +36,7 @@ EXIT_CODES = {
     DataError: 2,
     CheckpointError: 2,
     ResultError: 2,
+    ArtifactError: 2,
     StorageError: 2,
     UnavailableError: 3,
     BackendUnavailableError: 3,

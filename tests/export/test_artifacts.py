@@ -14,10 +14,18 @@ import torch
 from untrained_runs import make_run
 
 from effvit.data.base import load_data
-from effvit.errors import BackendUnavailableError, CheckpointError, ExportError, UnknownNameError, UnsupportedError
+from effvit.errors import (
+    BackendUnavailableError,
+    CheckpointError,
+    ExportError,
+    MismatchError,
+    UnknownNameError,
+    UnsupportedError,
+)
 from effvit.export.base import Source, backends, pick_backend, predict
-from effvit.export.build import artifact_accuracy, verified_artifact
-from effvit.export.cache import find, make, reference_logits
+from effvit.export.build import Limits, artifact_accuracy, verified_artifact
+from effvit.export.cache import find, forget, make, reference_logits, verify
+from effvit.export.decisions import Truth
 from effvit.images import evaluation_pixels, labels_of
 from effvit.preprocessing import normalise
 from effvit.run import Run
@@ -130,6 +138,44 @@ def test_an_artifact_is_made_once_and_found_again(run: Run, pixels: Path) -> Non
     written = Path(first.path).stat().st_mtime_ns
     assert verified_artifact(source(run), backend, pixels, threads=1) == first
     assert Path(first.path).stat().st_mtime_ns == written
+
+
+def test_decisions_are_judged_once_labels_are_known_and_again_on_more_images(run: Run, pixels: Path) -> None:
+    """Held against labels that PyTorch itself gives, every image is right."""
+    backend, labels = pick_backend("ort-cpu"), reference_logits(source(run), np.load(pixels)).argmax(axis=1).tolist()
+    names = tuple(f"{index}.png" for index in range(IMAGES))
+    few = pixels.with_name("few.npy")
+    np.save(few, np.load(pixels)[:10])
+    assert verified_artifact(source(run), backend, pixels, 1).parity is not None
+    parity = verified_artifact(source(run), backend, few, 1, Truth(tuple(labels[:10]), names[:10])).parity
+    assert parity is not None
+    assert (parity.images, parity.correct, parity.lost, parity.gained, parity.flips) == (10, 10, 0, 0, ())
+    parity = verified_artifact(source(run), backend, pixels, 1, Truth(tuple(labels), names)).parity
+    assert parity is not None
+    assert (parity.images, parity.correct) == (IMAGES, IMAGES)
+    assert verified_artifact(source(run), backend, few, 1, Truth(tuple(labels[:10]), names[:10])).parity == parity
+
+
+def test_an_artifact_that_loses_too_much_does_not_count_as_verified(run: Run, pixels: Path) -> None:
+    """In fp16, one near tie of 24 images falls the other way: 4.17 points."""
+    backend, half = pick_backend("ort-cpu"), source(run, Precision.FP16)
+    artifact = make(half, backend)
+    reference = np.zeros((IMAGES, 10), np.float32)
+    reference[:, 0], reference[0, 1] = 1.0, 0.999
+    predicted = reference.copy()
+    predicted[0, 1] = 1.001
+    truth = Truth((0,) * IMAGES, tuple(map(str, range(IMAGES))))
+    forget(half, backend)
+    with pytest.raises(MismatchError, match=r"loses 4\.17 points"):
+        verify(artifact, half, backend, reference, predicted, truth=truth, max_drop=4.0)
+    known = find(half, backend)
+    assert known is None or known.parity is None
+    assert verify(artifact, half, backend, reference, predicted, truth=truth, max_drop=5.0).parity is not None
+    assert verified_artifact(half, backend, pixels, 1, truth, Limits(max_drop=5.0)).parity is not None
+    with pytest.raises(MismatchError, match=r"loses 4\.17 points"):
+        verified_artifact(half, backend, pixels, 1, truth, Limits(max_drop=4.0))
+    known = find(half, backend)
+    assert known is None or known.parity is None
 
 
 def test_a_damaged_artifact_is_not_found(run: Run, pixels: Path) -> None:

@@ -6,29 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from artifacts import ARTIFACT
 
 from effvit.errors import MismatchError
-from effvit.export.base import Artifact
 from effvit.export.verify import check, compare
-from effvit.preprocessing import Preprocessing
-from effvit.spec import Cost, ModelSpec, Precision, Swap
+from effvit.spec import Precision
 
 REFERENCE = np.array([[4.0, 0.0, 0.0], [0.0, 2.0, 1.0], [1.0, 1.01, 0.0], [0.0, 0.0, 3.0]], dtype=np.float32)
-ARTIFACT = Artifact(
-    format="onnx",
-    path="/nowhere",
-    sha256="",
-    size_bytes=0,
-    model=ModelSpec("test_vit", (Swap("linformer"),), 3, (64, 64)),
-    precision=Precision.FP32,
-    height=64,
-    width=64,
-    preprocessing=Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1.0, "bicubic"),
-    classes=("a", "b", "c"),
-    cost=Cost(1, 1, 1, 1),
-    built_with=(),
-    build_s=0.0,
-)
 
 
 def test_equal_logits_agree_in_everything() -> None:
@@ -83,3 +67,13 @@ def test_what_fp16_may_differ_fp32_may_not() -> None:
         else:
             with pytest.raises(MismatchError):
                 check(parity, REFERENCE, artifact)
+
+
+@pytest.mark.parametrize("precision", [Precision.TF32, Precision.FP16, Precision.BF16])
+def test_of_other_types_than_fp32_decisions_are_judged_not_differences(precision: Precision) -> None:
+    """Logits ten times as far apart: the same decisions in the same direction."""
+    other = REFERENCE * np.float32(10)
+    artifact = replace(ARTIFACT, precision=precision)
+    check(compare(REFERENCE, other, precision), REFERENCE, artifact)
+    with pytest.raises(MismatchError):
+        check(compare(REFERENCE, other, Precision.FP32), REFERENCE, ARTIFACT)

@@ -1,0 +1,134 @@
+"""Where blocks end, against PyTorch's own; and where two artifacts part, on graphs with a known fault."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from untrained_runs import make_run
+
+from effvit.data.base import load_data
+from effvit.errors import ArtifactError, CheckFailedError
+from effvit.export.base import Images, Source, pick_backend
+from effvit.export.blocks import boundaries, with_boundaries
+from effvit.export.cache import make
+from effvit.export.differences import Side, check_comparison, compare_blocks
+from effvit.export.graph_file import read_graph
+from effvit.images import evaluation_pixels
+from effvit.preprocessing import normalise
+from effvit.run import Run
+from effvit.spec import Precision
+
+BLOCKS = [f"block {index}" for index in range(6)]
+ORT = pick_backend("ort-cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("runs"), "softmax")
+
+
+@pytest.fixture(scope="module")
+def images(run: Run) -> Images:
+    return normalise(
+        evaluation_pixels(load_data("digits").val[:6], run.record.preprocessing, 32, 32), run.record.preprocessing
+    )
+
+
+def side(run: Run, precision: Precision = Precision.FP32) -> Side:
+    return Side(make(Source(run, 32, 32, precision), ORT), ORT)
+
+
+@pytest.fixture(scope="module")
+def exact(run: Run) -> Side:
+    return side(run)
+
+
+def with_fault(exact: Side, folder: Path, block: int) -> Side:
+    """Return a copy of the graph whose first product in `block` has one column doubled."""
+    model = onnx.load(exact.artifact.path)
+    scope = f"model.blocks.{block}."
+    node = next(
+        node
+        for node in model.graph.node
+        if node.op_type == "MatMul"
+        and any(scope in entry.value for entry in node.metadata_props if entry.key == "namespace")
+    )
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
+    values = numpy_helper.to_array(weight).copy()
+    values[:, 150] *= 2  # of the values, which no softmax takes back
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    path = folder / f"fault-{block}.onnx"
+    onnx.save_model(model, path)
+    return Side(replace(exact.artifact, path=str(path)), ORT)
+
+
+@pytest.mark.parametrize("attention", ["softmax", "nystromformer", "0-2:linformer,3-5:performer"])
+def test_what_passes_between_blocks_is_what_passes_between_them_in_pytorch(
+    tmp_path: Path, images: Images, attention: str
+) -> None:
+    run = make_run(tmp_path, attention, name="run")
+    model = run.model(32, 32)
+    wanted: list[torch.Tensor] = []
+    model.blocks[0].register_forward_pre_hook(lambda _, inputs: wanted.append(inputs[0]))
+    for block in model.blocks:
+        block.register_forward_hook(lambda *given: wanted.append(given[-1]))
+    with torch.inference_mode():
+        wanted.append(model(torch.from_numpy(images)))
+    one = side(run)
+    graph = read_graph(Path(one.artifact.path))
+    between = boundaries(graph, tmp_path)
+    assert [boundary.part for boundary in between] == ["embedding", *BLOCKS, "logits"]
+    onnx.save_model(with_boundaries(graph, between), tmp_path / "copy.onnx")
+    session = ORT.open(replace(one.artifact, path=str(tmp_path / "copy.onnx")), 1)
+    session.bind(images)
+    session.launch()
+    expected = np.concatenate([tensor.flatten(1).numpy() for tensor in wanted], axis=1)
+    np.testing.assert_allclose(session.logits(), expected, atol=1e-4)
+
+
+def test_precision_explains_all_that_fp16_changes(run: Run, exact: Side, images: Images) -> None:
+    comparison = compare_blocks(exact, side(run, Precision.FP16), images, 1)
+    assert [part.part for part in comparison.parts] == ["embedding", *BLOCKS, "logits"]
+    assert comparison.parted is None
+    assert all(part.error > 1e-6 for part in comparison.parts)  # it is not the same graph twice
+    check_comparison(comparison)
+
+
+@pytest.mark.parametrize("block", [0, 3, 5])
+def test_the_block_with_the_fault_is_named(exact: Side, images: Images, tmp_path: Path, block: int) -> None:
+    comparison = compare_blocks(exact, with_fault(exact, tmp_path, block), images, 1)
+    assert comparison.parted == f"block {block}"
+    assert all(part.error < 1e-6 for part in comparison.parts[: block + 1])
+    with pytest.raises(CheckFailedError, match=f"in block {block}: the relative error is"):
+        check_comparison(comparison)
+
+
+def test_numbers_that_are_none_are_not_explained(exact: Side, images: Images) -> None:
+    broken = images.copy()
+    broken[0, 0, 0, 0] = np.nan
+    assert compare_blocks(exact, exact, broken, 1).parted == "embedding"
+
+
+@pytest.mark.skipif(pick_backend("openvino").unavailable() is not None, reason="openvino is not here")
+def test_two_runtimes_of_one_graph_agree(exact: Side, images: Images) -> None:
+    comparison = compare_blocks(exact, Side(exact.artifact, pick_backend("openvino")), images, 1)
+    assert comparison.parted is None
+
+
+def test_models_of_other_shapes_are_not_compared(exact: Side, images: Images, tmp_path: Path) -> None:
+    other = side(make_run(tmp_path, "softmax", name="wide", backbone="test_vit2"))
+    with pytest.raises(ArtifactError, match="not the same model"):
+        compare_blocks(exact, other, images, 1)
+
+
+def test_a_graph_without_blocks_is_one_sentence(tmp_path: Path) -> None:
+    path = graphs.write(tmp_path / "model.onnx", graphs.classifier())
+    with pytest.raises(ArtifactError, match="does not say which block its nodes belong to"):
+        boundaries(read_graph(path), path)
