@@ -168,6 +168,8 @@ def finetune(
     blocks = parse_blocks(layers) if layers is not None else None
     if resume and attn is None and (attn_option or blocks):
         raise UsageError("--attn-option and --layers say nothing without --attn", "leave them out to go on as begun")
+    if resume and model is not None and name not in (None, model):
+        raise UsageError(f"the run {model} cannot go on as {name}", "leave --name out")
     written = attn if resume else attn or BASELINE
     swaps = () if written is None else parse_mix(written, pairs_from_texts(attn_option), blocks)
 

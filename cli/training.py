@@ -52,8 +52,8 @@ class TrainingDisplay(Listener):
 
     def resume(self, run: Run, position: Position) -> None:
         self.run = run
-        phase = "transfer epoch" if position.phase == "transfer" else "epoch"
-        say(f"{run.name} goes on in {phase} {position.epoch + 1}, after {position.begun.steps} of its steps")
+        epochs = "transfer epochs" if position.phase == "transfer" else "epochs"
+        say(f"{run.name} goes on after {position.epoch} {epochs} and {position.begun.steps} steps of the next")
 
     def stopping(self) -> None:
         say("stopping after this step, with its state saved; press Ctrl-C again to stop at once")

@@ -131,7 +131,7 @@ def _deaths_noticed_later() -> Iterator[None]:
     """
     before = signal.getsignal(signal.SIGCHLD)
     yield
-    if threading.current_thread() is threading.main_thread():
+    if before is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, before)
 
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.random import random_seed
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from effvit.data.base import ImageData
+from effvit.diagnosis import diagnosis
 from effvit.errors import CheckFailedError, UsageError
 from effvit.images import ImageDataset, ImageLoader
 from effvit.preprocessing import training_transform
@@ -26,6 +28,8 @@ from effvit.run import RunRecord
 Loss = Callable[[Tensor, Tensor], Iterable[Tensor]]
 """Takes images `(batch, 3, height, width)` and labels `(batch,)`, both on the device, and yields what adds up to the
 loss: of each part of the batch its share, computed when the gradients of the parts before are added up."""
+EXPLODED = 100
+"""A loss of so many times the first, and of that much itself, is no spike: cross-entropy starts at a few units."""
 DRAWN_BY_STEPS = 1
 """Tells what a step draws (stochastic depth, mixup) from what its images' augmentation draws."""
 
@@ -71,7 +75,7 @@ NOT_BEGUN = Begun()
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Refuses a loss that is no number: `epoch` is what an epoch is called, `hint` what helps."""
+    """Refuses a loss that no training recovers from: `epoch` is what an epoch is called, `hint` what helps."""
 
     epoch: str
     hint: str
@@ -83,14 +87,18 @@ class Guard:
             CheckFailedError: It is infinite or NaN.
         """
         if not math.isfinite(loss):
-            raise CheckFailedError(f"the loss became {loss} {where}", self.hint)
+            raise self.failure("loss", loss, where)
+
+    def failure(self, what: str, value: float, where: str) -> CheckFailedError:
+        """Return the error that says what the loss, or the gradient, became."""
+        return CheckFailedError(f"the {what} became {value:.3g} {where}", self.hint)
 
 
 class Optimisation:
     """An optimiser with its schedule and, for float16, its scaling of gradients.
 
     `clip` is the greatest norm of all gradients together; None leaves them as they are. What a step draws at random
-    follows from `seed`, the epoch and the step.
+    follows from `seed`, the epoch and the step. When that goes wrong, it is said where in `model`.
     """
 
     def __init__(
@@ -100,9 +108,12 @@ class Optimisation:
         device: torch.device,
         guard: Guard,
         *,
+        model: VisionTransformer,
         seed: int,
         clip: float | None = None,
     ) -> None:
+        self.model = model
+        self._first_loss: float | None = None
         self.optimizer, self.scheduler, self.guard, self.clip = optimizer, scheduler, guard, clip
         self.device, self.seed = device, seed
         # Only float16 needs its gradients scaled; bfloat16 has the range of float32.
@@ -126,7 +137,8 @@ class Optimisation:
         Of an epoch that is `begun`, the steps that were taken are left out.
 
         Raises:
-            CheckFailedError: The loss became infinite or NaN.
+            CheckFailedError: The loss became infinite, NaN or huge, or its gradient infinite or NaN; the weights are
+                those of the step before.
             DataError: An image vanished or became unreadable.
         """
         steps = len(batches)
@@ -134,8 +146,10 @@ class Optimisation:
         started = time.perf_counter() - begun.seconds
         for step, (pixels, labels) in enumerate(batches.epoch(index, begun.steps), start=begun.steps):
             random_seed(derived_seed(self.seed, index, step, DRAWN_BY_STEPS))
-            loss = self._step(loss_of(pixels.to(self.device), labels.to(self.device)))
-            self.guard.require_finite(loss, f"in {self.guard.epoch} {index + 1}, step {step + 1}")
+            images = pixels.to(self.device)
+            loss, norm = self._gradients(loss_of(images, labels.to(self.device)))
+            self._require_sound(loss, norm, images, f"in {self.guard.epoch} {index + 1}, step {step + 1}")
+            self._take_step(norm)
             self.scheduler.step_update(index * steps + step + 1)
             begun = Begun(
                 steps=step + 1,
@@ -170,19 +184,41 @@ class Optimisation:
         highest: float = max(group["lr"] for group in self.optimizer.param_groups)
         return highest
 
-    def _step(self, losses: Iterable[Tensor]) -> float:
+    def _gradients(self, losses: Iterable[Tensor]) -> tuple[float, float]:
+        """Compute the gradients; return the loss and, if they are to be clipped, their norm, else 0."""
         self.optimizer.zero_grad()
         shares = []
         for loss in losses:
             self.scaler.scale(loss).backward()
             shares.append(loss.detach())
+        whole = sum(shares[1:], shares[0])
+        if self.clip is None:
+            return float(whole), 0.0
+        self.scaler.unscale_(self.optimizer)
+        gradients = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        value, length = torch.stack([whole, norm.to(whole)]).tolist()  # one wait for the device
+        return value, length
+
+    def _take_step(self, norm: float) -> None:
         if self.clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.clip)
+            # Only now: gradients clipped by a norm that is no number would all be none.
+            nn.utils.clip_grads_with_norm_(self._parameters(), self.clip, torch.tensor(norm, device=self.device))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return float(sum(shares[1:], shares[0]))
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _require_sound(self, loss: float, norm: float, images: Tensor, where: str) -> None:
+        first = loss if self._first_loss is None else self._first_loss
+        self._first_loss = first
+        # The scaler skips a step whose gradients overflow, and scales the next ones less.
+        overflown = not math.isfinite(norm) and not self.scaler.is_enabled()
+        if not math.isfinite(loss) or loss > EXPLODED * max(first, 1.0):
+            raise self.guard.failure("loss", loss, where + diagnosis(self.model, images))
+        if overflown:
+            raise self.guard.failure("gradient", norm, where + diagnosis(self.model, images))
 
 
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:

@@ -243,7 +243,9 @@ class _Trainer:
         schedule = cosine_schedule(
             optimizer, recipe.learning_rate, recipe.epochs, len(self.batches), warmup_epochs=recipe.warmup_epochs
         )
-        return Optimisation(optimizer, schedule, self.device, GUARD, seed=recipe.seed, clip=recipe.clip_gradient)
+        return Optimisation(
+            optimizer, schedule, self.device, GUARD, model=self.model, seed=recipe.seed, clip=recipe.clip_gradient
+        )
 
     def _mixup(self, classes: int) -> Mixup | None:
         recipe = self.recipe

@@ -269,7 +269,7 @@ class _Transfer:
         optimizer = AdamW(parameters, lr=recipe.transfer_learning_rate, weight_decay=0.0, fused=True)
         schedule = cosine_schedule(optimizer, recipe.transfer_learning_rate, recipe.transfer_epochs, len(self.batches))
         # Gradients are not clipped: by their common norm, the layers would no longer be independent.
-        optimisation = Optimisation(optimizer, schedule, self.device, GUARD, seed=recipe.seed)
+        optimisation = Optimisation(optimizer, schedule, self.device, GUARD, model=self.student, seed=recipe.seed)
         if self.gathered:
             optimisation.restore(self.gathered, self.position.scaler)
             self.gathered = {}
