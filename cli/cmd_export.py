@@ -15,16 +15,19 @@ from effvit.cli.options import (
     RunsOption,
     ThreadsOption,
     attentions_from_text,
+    calibration_method_from_text,
     precisions_from_text,
     resolutions_from_text,
 )
 from effvit.cli.output import CountingBar, progress_bars, say, show, write_json
-from effvit.errors import BackendUnavailableError, UsageError
+from effvit.errors import BackendUnavailableError, UnavailableError
+from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantisation, Quantised
 
 if TYPE_CHECKING:
-    from effvit.export.base import Artifact, Backend
+    from collections.abc import Sequence
+
+    from effvit.export.base import Artifact, Backend, Source
     from effvit.profiling.pixels import PixelStore
-    from effvit.run import Run
     from effvit.spec import Precision
 
 
@@ -39,6 +42,15 @@ def export(
     verify_images: Annotated[
         int, typer.Option(metavar="N", min=1, help="held-out images to compare with PyTorch on")
     ] = 64,
+    calibration: Annotated[
+        str, typer.Option(metavar="METHOD", help="how int8 takes ranges: minmax, entropy or percentile")
+    ] = DEFAULT_QUANTISATION.method,
+    calibration_images: Annotated[
+        int, typer.Option(metavar="N", help="training images that int8 takes ranges from")
+    ] = DEFAULT_QUANTISATION.images,
+    quantise_attention: Annotated[
+        bool, typer.Option("--quantise-attention", help="int8 in the products around the softmax, too")
+    ] = False,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
@@ -52,28 +64,29 @@ def export(
     if not graphs and not engines:
         graphs = precisions_from_text("fp32")
     sizes = resolutions_from_text(res) if res is not None else None
+    quantisation = Quantisation(
+        calibration_images, calibration_method_from_text(calibration), attention=quantise_attention
+    )
 
     from effvit.environment import usable_cores
-    from effvit.export.base import pick_backend
+    from effvit.export.base import Source, pick_backend
     from effvit.profiling.pixels import PixelStore
     from effvit.run import resolve_runs
 
-    graph_backend, engine_backend = pick_backend("ort-cpu"), pick_backend("tensorrt")
+    engine_backend = pick_backend("tensorrt")
     missing = engine_backend.unavailable() if engines else None
     chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
-    wanted = [(graph_backend, precision) for precision in dict.fromkeys([*graphs, *engines])]
-    wanted += [(engine_backend, precision) for precision in engines if missing is None]
+    wanted = _wanted(graphs, engines, missing is None)
     made: list[Artifact] = []
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         for one in chosen:
             for height, width in sizes or [one.record.spec.trained]:
                 for backend, precision in wanted:
                     say(f"exporting {one.name} at {height} x {width} px, {precision}, {backend.format}")
-                    made.append(
-                        _export(
-                            one, (height, width), precision, backend, pixels, verify_images, threads or usable_cores()
-                        )
-                    )
+                    source = Source(one, height, width, precision, quantisation)
+                    made.append(_export(source, backend, pixels, verify_images, threads or usable_cores()))
+                    if made[-1].quantised is not None:
+                        say(_summary(made[-1].quantised))
     if json:
         import msgspec
 
@@ -88,26 +101,40 @@ def export(
         )
 
 
-def _export(
-    run: Run,
-    resolution: tuple[int, int],
-    precision: Precision,
-    backend: Backend,
-    pixels: PixelStore,
-    verify_images: int,
-    threads: int,
-) -> Artifact:
+def _summary(quantised: Quantised) -> str:
+    return (
+        f"{quantised.products} of {quantised.of_products} products have 8-bit operands; ranges by "
+        f"{quantised.asked.method} from {quantised.images} training images, seed {quantised.asked.seed}"
+    )
+
+
+def _wanted(
+    graphs: Sequence[Precision], engines: Sequence[Precision], buildable: bool
+) -> list[tuple[Backend, Precision]]:
+    """Return what is exported: graphs for ONNX Runtime, those of engines, and engines where they are `buildable`."""
+    from effvit.export.backends.tensorrt import graph_backend
+    from effvit.export.base import pick_backend
+
+    wanted = [(pick_backend("ort-cpu"), precision) for precision in graphs]
+    for precision in engines:
+        graph = (graph_backend(precision), precision)
+        # A graph that ONNX Runtime cannot run is written beside its engine alone, which is verified.
+        if (precision in graph[0].precisions or not buildable) and graph not in wanted:
+            wanted.append(graph)
+    return wanted + [(pick_backend("tensorrt"), precision) for precision in engines if buildable]
+
+
+def _export(source: Source, backend: Backend, pixels: PixelStore, verify_images: int, threads: int) -> Artifact:
     from effvit.backbone import check_resolution
-    from effvit.export.base import Source
     from effvit.export.build import verified_artifact
 
-    spec = run.record.spec
-    check_resolution(spec.backbone, resolution, spec.patch or 1)
+    spec, precision = source.run.record.spec, source.precision
+    check_resolution(spec.backbone, (source.height, source.width), spec.patch or 1)
     if backend.unavailable() is None and precision not in backend.precisions:
-        raise UsageError(
+        raise UnavailableError(
             f"a {precision} artifact cannot be verified here: {backend.name} does not run {precision}",
             f"choose one of: {', '.join(sorted(backend.precisions))}",
         )
     backend.require(precision)
-    images = pixels.get(run, *resolution, verify_images)
-    return verified_artifact(Source(run, *resolution, precision), backend, images.path, threads)
+    images = pixels.get(source.run, source.height, source.width, verify_images)
+    return verified_artifact(source, backend, images.path, threads)
