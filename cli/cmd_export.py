@@ -16,15 +16,19 @@ from effvit.cli.options import (
     RunsOption,
     ThreadsOption,
     attentions_from_text,
+    calibration_method_from_text,
     precisions_from_text,
     resolutions_from_text,
 )
 from effvit.cli.output import CountingBar, progress_bars, say, show, warn, write_json
-from effvit.errors import BackendUnavailableError, UsageError
+from effvit.errors import BackendUnavailableError, UnavailableError
+from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantisation, Quantised
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from effvit.export.base import Artifact, Backend, Source
-    from effvit.export.build import Fallback, Limits
+    from effvit.export.build import Limits
     from effvit.profiling.pixels import PixelStore
     from effvit.spec import Precision
 
@@ -45,6 +49,15 @@ def export(
         float | None,
         typer.Option(metavar="POINTS", min=0, help="refuse an artifact that loses more percentage points of top-1"),
     ] = None,
+    calibration: Annotated[
+        str, typer.Option(metavar="METHOD", help="how int8 takes ranges: minmax, entropy or percentile")
+    ] = DEFAULT_QUANTISATION.method,
+    calibration_images: Annotated[
+        int, typer.Option(metavar="N", help="training images that int8 takes ranges from")
+    ] = DEFAULT_QUANTISATION.images,
+    quantise_attention: Annotated[
+        bool, typer.Option("--quantise-attention", help="int8 in the products around the softmax, too")
+    ] = False,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
@@ -61,6 +74,9 @@ def export(
     if not graphs and not engines:
         graphs = precisions_from_text("fp32")
     sizes = resolutions_from_text(res) if res is not None else None
+    quantisation = Quantisation(
+        calibration_images, calibration_method_from_text(calibration), attention=quantise_attention
+    )
 
     from effvit.environment import usable_cores
     from effvit.export.base import Source, pick_backend
@@ -68,24 +84,21 @@ def export(
     from effvit.profiling.pixels import PixelStore
     from effvit.run import resolve_runs
 
-    graph_backend, engine_backend = pick_backend("ort-cpu"), pick_backend("tensorrt")
+    engine_backend = pick_backend("tensorrt")
     missing = engine_backend.unavailable() if engines else None
     chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
-    fallback = warn if allow_fallback else refuse
-    wanted: list[tuple[Backend, Precision, Fallback | None]] = [
-        (graph_backend, precision, fallback if precision in graphs else None)
-        for precision in dict.fromkeys([*graphs, *engines])
-    ]
-    wanted += [(engine_backend, precision, fallback) for precision in engines if missing is None]
+    wanted = _wanted(graphs, engines, missing is None)
     made: list[Artifact] = []
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         for one in chosen:
             for height, width in sizes or [one.record.spec.trained]:
-                for backend, precision, judge in wanted:
+                for backend, precision, judged in wanted:
                     say(f"exporting {one.name} at {height} x {width} px, {precision}, {backend.format}")
-                    source = Source(one, height, width, precision)
-                    limits = Limits(max_drop, judge)
+                    source = Source(one, height, width, precision, quantisation)
+                    limits = Limits(max_drop, (warn if allow_fallback else refuse) if judged else None)
                     made.append(_export(source, backend, pixels, verify_images, threads or usable_cores(), limits))
+                    if made[-1].quantised is not None:
+                        say(_summary(made[-1].quantised))
     if json:
         import msgspec
 
@@ -102,6 +115,34 @@ def export(
         )
 
 
+def _summary(quantised: Quantised) -> str:
+    return (
+        f"{quantised.products} of {quantised.of_products} products have 8-bit operands; ranges by "
+        f"{quantised.asked.method} from {quantised.images} training images, seed {quantised.asked.seed}"
+    )
+
+
+def _wanted(
+    graphs: Sequence[Precision], engines: Sequence[Precision], buildable: bool
+) -> list[tuple[Backend, Precision, bool]]:
+    """Return what is exported: graphs for ONNX Runtime, those of engines, and engines where they are `buildable`.
+
+    The third says whether the runtime is to do what it is asked for: not with a graph that an engine is made from.
+    """
+    from effvit.export.backends.tensorrt import graph_backend
+    from effvit.export.base import pick_backend
+
+    wanted = {(pick_backend("ort-cpu"), precision): True for precision in graphs}
+    for precision in engines:
+        backend = graph_backend(precision)
+        # A graph that ONNX Runtime cannot run is written beside its engine alone, which is verified.
+        if precision in backend.precisions or not buildable:
+            wanted.setdefault((backend, precision), False)
+    if buildable:
+        wanted |= {(pick_backend("tensorrt"), precision): True for precision in engines}
+    return [(backend, precision, judged) for (backend, precision), judged in wanted.items()]
+
+
 def _export(
     source: Source,
     backend: Backend,
@@ -113,13 +154,13 @@ def _export(
     from effvit.backbone import check_resolution
     from effvit.export.build import verified_artifact
 
-    spec, resolution, precision = source.run.record.spec, (source.height, source.width), source.precision
-    check_resolution(spec.backbone, resolution, spec.patch or 1)
+    spec, precision = source.run.record.spec, source.precision
+    check_resolution(spec.backbone, (source.height, source.width), spec.patch or 1)
     if backend.unavailable() is None and precision not in backend.precisions:
-        raise UsageError(
+        raise UnavailableError(
             f"a {precision} artifact cannot be verified here: {backend.name} does not run {precision}",
             f"choose one of: {', '.join(sorted(backend.precisions))}",
         )
     backend.require(precision)
-    images = pixels.get(source.run, *resolution, verify_images)
+    images = pixels.get(source.run, source.height, source.width, verify_images)
     return verified_artifact(source, backend, images.path, threads, images.truth, limits)

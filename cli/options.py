@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from effvit.errors import UnknownNameError, UsageError
+from effvit.export.quantisation import METHODS, Method
 from effvit.mix import parse_mix
 from effvit.profiling.devices import Device, device_from_text
 from effvit.spec import OptionValue, Precision, mix_name
@@ -148,6 +149,18 @@ def precisions_from_text(text: str) -> list[Precision]:
         if part not in known:
             raise UnknownNameError("precision", part, known)
     return _some([Precision(part) for part in names_from_text(text)], text, "precision", "fp32,fp16")
+
+
+def calibration_method_from_text(text: str) -> Method:
+    """Return the way of taking ranges that is called `text`.
+
+    Raises:
+        UnknownNameError: There is none.
+    """
+    for method in METHODS:
+        if method == text:
+            return method
+    raise UnknownNameError("calibration method", text, METHODS)
 
 
 def pairs_from_texts(texts: list[str] | None) -> tuple[tuple[str, OptionValue], ...]:

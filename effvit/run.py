@@ -17,15 +17,11 @@ from timm.models.vision_transformer import VisionTransformer
 
 from effvit.backbone import set_resolution
 from effvit.checkpoint import load_weights, read_weights
+from effvit.data.base import ImageData, load_data
 from effvit.environment import Environment
-from effvit.errors import (
-    CheckpointError,
-    StorageError,
-    UnknownNameError,
-    UnsupportedError,
-    UsageError,
-)
+from effvit.errors import CheckpointError, DataError, StorageError, UnknownNameError, UnsupportedError, UsageError
 from effvit.preprocessing import Preprocessing
+from effvit.progress import Progress, silent
 from effvit.recipe import Recipe
 from effvit.spec import ModelSpec, file_name
 from effvit.storage import make_folder, sha256_of, storage_errors, write_atomically
@@ -200,6 +196,21 @@ class Run:
         """
         lines = [msgspec.json.encode(epoch) + b"\n" for epoch in self.history()[:count]]
         write_atomically(self.folder / HISTORY, b"".join(lines))
+
+    def data(self, progress: Progress = silent) -> ImageData:
+        """Return the images the run was trained on; `progress` counts those that were checked.
+
+        Raises:
+            DataError: They are gone, or not the same any more.
+        """
+        record = self.record.data
+        data = load_data(record.name, skip_corrupt=bool(record.skipped), progress=progress)
+        if data.fingerprint != record.fingerprint:
+            raise DataError(
+                f"the images of {record.name} are not those that the run {self.name} was trained on",
+                "restore them, or fine-tune again on the present ones",
+            )
+        return data
 
     def model(self, height: int | None = None, width: int | None = None) -> VisionTransformer:
         """Return the trained model in evaluation mode, at its training resolution or another (px).

@@ -24,6 +24,11 @@ class Precision(StrEnum):
     FP8 = "fp8"
 
     @property
+    def quantised(self) -> bool:
+        """Whether numbers are scaled to fit into the type, by ranges that were seen on images."""
+        return self in (Precision.INT8, Precision.FP8)
+
+    @property
     def size_bytes(self) -> int:
         """What a number of this type takes in memory."""
         # TF32 is float32 in memory; only matrix products round.

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effvit.errors import BackendUnavailableError, UnsupportedError
+from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantisation, Quantised
 from effvit.export.settings import RuntimeSettings
 from effvit.preprocessing import Preprocessing
 from effvit.registry import discover, pick
@@ -73,7 +74,8 @@ class Artifact:
     """One file that a runtime executes, for one resolution and precision; the batch is free.
 
     `path` is absolute; `sha256` and `size_bytes` are the file's. `parity` is None until the artifact was compared with
-    the PyTorch model. `gpus` are those it was built on, with their drivers, if it is of use there alone.
+    the PyTorch model. `gpus` are those it was built on, with their drivers, if it is of use there alone. `quantised` is
+    None for graphs that are not.
     """
 
     format: str
@@ -91,6 +93,7 @@ class Artifact:
     build_s: float
     parity: Parity | None = None
     gpus: tuple[str, ...] = ()
+    quantised: Quantised | None = None
 
 
 class Session(Protocol):
@@ -129,12 +132,16 @@ class StagedSession(Session, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What an artifact is made from: a run, at one resolution (px) and precision."""
+    """What an artifact is made from: a run, at one resolution (px) and precision.
+
+    `quantisation` has a meaning for precisions that are quantised.
+    """
 
     run: Run
     height: int
     width: int
     precision: Precision
+    quantisation: Quantisation = DEFAULT_QUANTISATION
 
     def model(self) -> VisionTransformer:
         """Return the trained fp32 model at this resolution, in evaluation mode."""

@@ -16,6 +16,7 @@ from effvit.environment import capture_environment, package_version
 from effvit.errors import CheckpointError
 from effvit.export.base import Artifact, Backend, Logits, Source
 from effvit.export.decisions import Truth, check_drop
+from effvit.export.quantisation import Quantised
 from effvit.export.sidecars import FOLDER, read_sidecar
 from effvit.export.verify import check, compare
 from effvit.preprocessing import normalise
@@ -23,6 +24,7 @@ from effvit.spec import file_name
 from effvit.storage import sha256_of, write_atomically
 
 TOOLS = ("effvit", "torch", "timm", "onnx", "onnxscript", "tensorrt")
+GRAPH_SUFFIX = ".onnx"
 REFERENCE_BATCH = 32
 
 
@@ -78,7 +80,16 @@ def make(source: Source, backend: Backend) -> Artifact:
         built_with=tuple((tool, version) for tool in TOOLS if (version := package_version(tool)) is not None),
         build_s=time.perf_counter() - started,
         gpus=capture_environment().gpus if backend.device_bound else (),
+        quantised=_quantised(source, path),
     )
+
+
+def _quantised(source: Source, path: Path) -> Quantised | None:
+    if not source.precision.quantised:
+        return None
+    from effvit.export.quantise import quantised_in
+
+    return quantised_in(path.with_suffix(GRAPH_SUFFIX))  # beside an engine lies the graph it was built from
 
 
 def verify(
@@ -136,6 +147,8 @@ def _stem(source: Source, backend: Backend) -> str:
     versions = [(tool, package_version(tool)) for tool in TOOLS]
     devices = capture_environment().gpus if backend.device_bound else ()
     made_of = [spec, source.height, source.width, source.precision, backend.format, versions, devices]
+    if source.precision.quantised:
+        made_of += [source.quantisation, package_version("onnxruntime") or package_version("onnxruntime-gpu")]
     digest = hashlib.sha256(msgspec.json.encode(made_of)).hexdigest()[:10]
     size = str(source.height) if source.height == source.width else f"{source.height}x{source.width}"
     return f"{file_name(spec.attention)}-{size}px-{source.precision}-{digest}"

@@ -15,10 +15,13 @@ import torch
 from effvit.errors import ExportError
 from effvit.export.base import Source
 from effvit.export.typed import TypedModel
+from effvit.spec import Precision
 from effvit.storage import replacing
 
 # The newest operator set whose attention is still MatMul-Softmax-MatMul, which every runtime fuses or at least runs.
 OPSET = 20
+# Convolutions take bfloat16 since this one, whose attention is the same.
+BFLOAT16_OPSET = 22
 INPUT, OUTPUT = "images", "logits"
 # Protocol buffers hold no more than 2 GiB; the graph itself needs a little of that.
 LARGEST_FILE_BYTES = 2**31 - 2**24
@@ -47,7 +50,7 @@ def export_onnx(source: Source, path: Path) -> Path:
                 model,
                 (example,),
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=BFLOAT16_OPSET if source.precision is Precision.BF16 else OPSET,
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=2**16)},),
                 input_names=[INPUT],
                 output_names=[OUTPUT],
@@ -61,7 +64,16 @@ def export_onnx(source: Source, path: Path) -> Path:
     assert program is not None  # None is returned by the legacy exporter alone
     proto = program.model_proto
     _add_metadata(proto, source)
-    _check(proto)
+    check_graph(proto)
+    return save_graph(proto, path)
+
+
+def save_graph(proto: onnx.ModelProto, path: Path) -> Path:
+    """Write the graph to `path`, whole or not at all, and return it.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written.
+    """
     with replacing(path) as temporary:
         onnx.save_model(proto, temporary)
     return path
@@ -78,7 +90,12 @@ def _add_metadata(proto: onnx.ModelProto, source: Source) -> None:
         proto.metadata_props.add(key=key, value=msgspec.json.encode(value).decode())
 
 
-def _check(proto: onnx.ModelProto) -> None:
+def check_graph(proto: onnx.ModelProto) -> None:
+    """Check that types and shapes fit together everywhere, and that the batch is free.
+
+    Raises:
+        ExportError: They do not, or it is not.
+    """
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

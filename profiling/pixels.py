@@ -9,8 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from effvit.data.base import ImageData, load_data
-from effvit.errors import DataError
+from effvit.data.base import ImageData
 from effvit.export.decisions import Truth
 from effvit.images import evaluation_pixels
 from effvit.preprocessing import Preprocessing
@@ -48,7 +47,7 @@ class PixelStore:
     def __init__(self, progress: Progress = silent) -> None:
         self._folder = ScratchFolder()
         self._progress = progress
-        self._data: dict[str, ImageData] = {}
+        self._data: dict[tuple[str, str], ImageData] = {}  # name and fingerprint
         self._pixels: dict[tuple[str, Preprocessing, int, int, int], Pixels] = {}
 
     def __enter__(self) -> Self:
@@ -65,16 +64,10 @@ class PixelStore:
         Raises:
             DataError: They are gone, or not the same any more.
         """
-        record = run.record.data
-        if record.name not in self._data:
-            self._data[record.name] = load_data(record.name, skip_corrupt=bool(record.skipped), progress=self._progress)
-        data = self._data[record.name]
-        if data.fingerprint != record.fingerprint:
-            raise DataError(
-                f"the images of {record.name} are not those that the run {run.name} was trained on",
-                "restore them, or fine-tune again on the present ones",
-            )
-        return data
+        key = (run.record.data.name, run.record.data.fingerprint)
+        if key not in self._data:
+            self._data[key] = run.data(self._progress)
+        return self._data[key]
 
     def get(self, run: Run, height: int, width: int, at_most: int) -> Pixels:
         """Return up to `at_most` held-out images of the run's data (0: all) at `height` x `width` px.

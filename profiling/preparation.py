@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from effvit.errors import ExportError, UnsupportedError
+from effvit.errors import BackendUnavailableError, ExportError, UnsupportedError
 from effvit.export.base import Artifact
 from effvit.export.cache import find, make, reference_logits, verify
 from effvit.profiling.isolate import IsolatedWorker
@@ -79,6 +79,8 @@ class Preparation:
             return known
         except UnsupportedError as error:
             return Refusal("unsupported", "export", error.message)
+        except BackendUnavailableError as error:  # the backend was asked for before; this is what makes its artifacts
+            return Refusal("skipped", "export", error.message)
         except ExportError as error:
             return Refusal("build_failed", "export", error.message)
 

@@ -210,9 +210,13 @@ def _softmax_and_mass(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_sum_exp(levels: Tensor) -> Tensor:
-    """Return the log-sum-exp over the last dimension, which stays, in operators that every runtime computes safely."""
-    largest = levels.amax(dim=-1, keepdim=True)
-    return largest + (levels - largest).exp().sum(dim=-1, keepdim=True).log()
+    """Return the log-sum-exp over the last dimension, which stays, in operators that every runtime computes safely.
+
+    It is a mass, and in single precision as those of the levels.
+    """
+    wide = levels.to(torch.promote_types(levels.dtype, torch.float32))
+    largest = wide.amax(dim=-1, keepdim=True)
+    return largest + (wide - largest).exp().sum(dim=-1, keepdim=True).log()
 
 
 def into_windows(tokens: Tensor, tiling: Tiling, dilation: int, padding: float = 0.0) -> Tensor:

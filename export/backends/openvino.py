@@ -16,12 +16,16 @@ from effvit.environment import package_version
 from effvit.errors import ExportError, UnsupportedError, first_line
 from effvit.export.base import Artifact, Backend, Images, Logits, Session, Source
 from effvit.export.pieces import FixedBatchSession
+from effvit.export.quantisation import Quantised
 from effvit.export.settings import Placement, RuntimeSettings
 from effvit.spec import Precision
 
 DEVICE = "CPU"
-TYPES = {Precision.FP32: "f32", Precision.BF16: "bf16"}
+# What OpenVINO is told to compute in; what a graph has quantised it computes in 8 bits all the same.
+TYPES = {Precision.FP32: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
 NAMES = {"f32": Precision.FP32, "bf16": Precision.BF16, "f16": Precision.FP16}
+# A layer's type is that of its first operand, the activation.
+BYTES = ("i8", "u8")
 # The layers of OpenVINO's own graph that are matrix products, and those that compute nothing.
 PRODUCTS = ("Convolution", "FullyConnected", "MatMul")
 IDLE = ("Const", "Input", "Output")
@@ -30,10 +34,11 @@ IDLE = ("Const", "Input", "Output")
 class OpenvinoSession:
     """A model compiled for one batch; every launch is finished when it returns."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, quantised: Quantised | None) -> None:
+        """Launch `compiled`; `quantised` says what the graph it was made of has in 8 bits."""
         import openvino
 
-        self._tensor = openvino.Tensor
+        self._tensor, self._quantised = openvino.Tensor, quantised
         self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._images = np.empty(0, dtype=np.float32)
@@ -60,10 +65,18 @@ class OpenvinoSession:
         return RuntimeSettings(
             runtime=f"openvino {package_version('openvino')}",
             device=device.lower(),
-            precision=NAMES.get(products.most_common(1)[0][0]) if products else None,
+            precision=_computed_in(products, self._quantised),
             threads=self._compiled.get_property("INFERENCE_NUM_THREADS"),
             placement=tuple(Placement(device, count, kind) for kind, count in sorted(types.items())),
         )
+
+
+def _computed_in(products: Counter[str], quantised: Quantised | None) -> Precision | None:
+    """Return the type of most matrix products; of those that the graph has in 8 bits, where it has some."""
+    if quantised is not None and 2 * sum(products[kind] for kind in BYTES) >= quantised.products:
+        return Precision.INT8
+    floats = Counter({kind: count for kind, count in products.items() if kind not in BYTES})
+    return NAMES.get(floats.most_common(1)[0][0]) if floats else None
 
 
 def _layer(node: Any) -> tuple[str, str]:
@@ -75,11 +88,15 @@ def _layer(node: Any) -> tuple[str, str]:
 def export(source: Source, path: Path) -> Path:
     """Write the ONNX graph in fp32, also for bf16, which OpenVINO makes of it by itself; or return the one there is.
 
-    ONNX has no convolution in bf16 before operator set 22.
+    ONNX has no convolution in bf16 before operator set 22. A graph in int8 is the one that ONNX Runtime takes.
     """
     from effvit.export.cache import find
     from effvit.export.onnx import export_onnx
 
+    if source.precision is Precision.INT8:
+        from effvit.export.quantise import export_for_cpu
+
+        return export_for_cpu(source, path, BACKEND)
     exact = replace(source, precision=Precision.FP32)
     known = find(exact, BACKEND)
     return Path(known.path) if known is not None else export_onnx(exact, path)
@@ -108,7 +125,9 @@ def open_session(artifact: Artifact, threads: int) -> Session:
 
     def compiled_for(images: Images) -> Session:
         model.reshape(list(images.shape))
-        session = OpenvinoSession(core.compile_model(model, DEVICE, _config(artifact.precision, threads)))
+        session = OpenvinoSession(
+            core.compile_model(model, DEVICE, _config(artifact.precision, threads)), artifact.quantised
+        )
         session.bind(images)
         return session
 

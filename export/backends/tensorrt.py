@@ -6,6 +6,7 @@ first. PyTorch lends device memory and the stream; it shares the primary CUDA co
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,10 +88,11 @@ def export(source: Source, path: Path) -> Path:
     """
     import tensorrt as trt
 
-    from effvit.export.onnx import INPUT, export_onnx
+    from effvit.export.onnx import INPUT
+    from effvit.export.tensorrt_graph import export_graph
     from effvit.storage import write_atomically
 
-    graph = export_onnx(source, path.with_suffix(".onnx"))
+    graph = export_graph(source, path.with_suffix(".onnx"))
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     # TensorRT 10 needs the flag, 11 accepts and ignores it. Its number differs between the two.
@@ -112,6 +114,25 @@ def export(source: Source, path: Path) -> Path:
         raise ExportError("build", "TensorRT could not build the engine", "see TensorRT's messages above")
     write_atomically(path, bytes(plan))
     return path
+
+
+def graph_backend(precision: Precision) -> Backend:
+    """Return what runs the graph of an engine without TensorRT, to verify it: ONNX Runtime on the CPU.
+
+    Graphs that are quantised for TensorRT are others than those for processors; the rest are the same.
+    """
+    from effvit.export.backends import ort_cpu
+    from effvit.export.tensorrt_graph import export_graph
+
+    if not precision.quantised:
+        return ort_cpu.BACKEND
+    return replace(
+        ort_cpu.BACKEND,
+        name="ort-cpu",
+        format="onnx for tensorrt",
+        precisions=frozenset({Precision.INT8, Precision.FP8}),
+        export=export_graph,
+    )
 
 
 def open_session(artifact: Artifact, threads: int) -> Session:
@@ -186,7 +207,7 @@ BACKEND = Backend(
     summary="TensorRT engines on an NVIDIA GPU",
     format="tensorrt",
     suffix=".engine",
-    precisions=frozenset({Precision.FP32, Precision.TF32, Precision.FP16, Precision.BF16}),
+    precisions=frozenset(Precision),
     install="pip install 'effvit[tensorrt]' on a machine with an NVIDIA GPU and its driver",
     unavailable=unavailable,
     version=lambda: package_version("tensorrt"),

@@ -98,6 +98,18 @@ def test_export_writes_graphs_and_says_that_there_is_no_tensorrt(effvit: Effvit,
         assert "\n\nhint: pip install" in ended.stderr
 
 
+def test_int8_is_exported_and_measured_beside_fp32(effvit: Effvit) -> None:
+    exported = effvit("export", "lin", "--onnx", "int8", "--calibration-images", "64", "--threads", "1", "--json")
+    (artifact,) = json.loads(exported.stdout)
+    assert artifact["quantised"]["asked"] == {"images": 64, "method": "minmax", "seed": 0, "attention": False}
+    assert "products have 8-bit operands; ranges by minmax from 64 training images, seed 0" in exported.stderr
+    sweep = ("profile", "lin", "--precision", "fp32,int8", "--batch", "1", "--backend", "ort-cpu", "--threads", "1")
+    measured = effvit(*sweep, *EFFORT, "--out", "int8.jsonl", "--json")
+    assert measured.returncode == 0, measured.stderr
+    settings = [outcome["evidence"]["settings"]["precision"] for outcome in json.loads(measured.stdout)]
+    assert settings == ["fp32", "int8"]
+
+
 def test_a_killed_sweep_goes_on_and_measures_nothing_twice(effvit: Effvit, folder: Path) -> None:
     results = folder / "runs/results.jsonl"
     killed_once(results, 2, folder, *SWEEP, *EFFORT)

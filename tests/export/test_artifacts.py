@@ -56,7 +56,7 @@ def source(run: Run, precision: Precision = Precision.FP32, px: int = 64) -> Sou
 
 
 @pytest.mark.parametrize("name", HERE)
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8])
 def test_every_backend_runs_what_it_exported(run: Run, pixels: Path, name: str, precision: Precision) -> None:
     backend = pick_backend(name)
     if precision not in backend.precisions:
@@ -257,8 +257,8 @@ def test_without_a_compiler_there_is_no_compiled_pytorch(monkeypatch: pytest.Mon
 
 
 def test_a_precision_that_a_backend_lacks_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="int8"):
-        pick_backend("ort-cpu").require(Precision.INT8)
+    with pytest.raises(UnsupportedError, match="fp8"):
+        pick_backend("ort-cpu").require(Precision.FP8)
 
 
 def test_an_unknown_backend_gets_the_closest_name() -> None:

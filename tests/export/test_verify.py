@@ -77,3 +77,35 @@ def test_of_other_types_than_fp32_decisions_are_judged_not_differences(precision
     check(compare(REFERENCE, other, precision), REFERENCE, artifact)
     with pytest.raises(MismatchError):
         check(compare(REFERENCE, other, Precision.FP32), REFERENCE, ARTIFACT)
+
+
+def sure(*classes: int) -> np.ndarray:
+    """Return logits of four images that are sure of these classes."""
+    return np.eye(3, dtype=np.float32)[list(classes)] * 4
+
+
+def test_int8_is_judged_by_what_it_decides() -> None:
+    """Every logit is off by a quarter of its size, and every decision stands."""
+    other = sure(0, 1, 2, 0) * np.float32(0.75)
+    parity = compare(sure(0, 1, 2, 0), other, Precision.INT8)
+    assert parity.max_abs == pytest.approx(1.0)
+    check(parity, sure(0, 1, 2, 0), replace(ARTIFACT, precision=Precision.INT8))
+    with pytest.raises(MismatchError):
+        check(parity, sure(0, 1, 2, 0), ARTIFACT)
+
+
+def test_an_int8_artifact_that_decides_otherwise_fails_with_both_shares() -> None:
+    other = sure(0, 1, 2, 0)
+    other[3] = [3.9, 4.0, 0.0]
+    parity = compare(sure(0, 1, 2, 0), other, Precision.INT8)
+    with pytest.raises(MismatchError, match=r"does not decide as .* 75.0% of the images .*at least 97%") as caught:
+        check(replace(parity, cosine=1.0), sure(0, 1, 2, 0), replace(ARTIFACT, precision=Precision.INT8))
+    assert "--calibration" in caught.value.hint
+
+
+def test_an_int8_artifact_of_another_direction_fails_even_where_nothing_is_decided() -> None:
+    """All logits of the reference are nearly alike, so no image is decisive."""
+    reference = np.array([[1.0, 1.01, 1.0], [1.0, 1.0, 1.01]], dtype=np.float32)
+    parity = compare(reference, -reference, Precision.INT8)
+    with pytest.raises(MismatchError):
+        check(parity, reference, replace(ARTIFACT, precision=Precision.INT8))

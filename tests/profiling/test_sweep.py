@@ -348,10 +348,10 @@ def test_an_unstable_cell_is_tried_again_with_those_of_its_rounds_when_asked_for
 
 
 def test_a_precision_that_a_runtime_lacks_is_unsupported(runs: list[Run], pixels: PixelStore, tmp_path: Path) -> None:
-    wanted = replace(plan(runs[:1]), precisions=(Precision.INT8,))
+    wanted = replace(plan(runs[:1]), precisions=(Precision.FP8,))
     (outcome,) = sweep(wanted, tmp_path / "results.jsonl", pixels)
     assert outcome.status == "unsupported"
-    assert "int8" in outcome.reason
+    assert "fp8" in outcome.reason
 
 
 @pytest.mark.parametrize(

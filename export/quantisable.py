@@ -1,0 +1,66 @@
+"""Which nodes of an ONNX graph are matrix products, of what, and with operands of how many bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+
+
+def weight_products(graph: onnx.ModelProto, channels: int = 1) -> list[str]:
+    """Return the names of the products of an activation with a layer's weights.
+
+    Of convolutions those whose input channels, of a group, are a multiple of `channels`.
+
+    Other constants are left out: FAVOR+'s random directions, whose products become exponents of e; poolings and
+    compressions of tokens, which come first in their products; Hedgehog's maps, a matrix a head.
+    """
+    constants = {weight.name: tuple(weight.dims) for weight in graph.graph.initializer}
+    return [node.name for node in _products(graph) if _is_layer(node, constants, channels)]
+
+
+def _is_layer(node: onnx.NodeProto, constants: dict[str, tuple[int, ...]], channels: int) -> bool:
+    weight = constants.get(node.input[1])
+    if weight is None or node.input[0] in constants:
+        return False
+    if node.op_type == "Conv":
+        return weight[1] % channels == 0
+    # PyTorch's exporter tells what a node was made of. A linear layer is one whether a module or a function.
+    origin = next((entry.value for entry in node.metadata_props if entry.key == "namespace"), "")
+    return len(weight) == 2 and origin.endswith("aten.linear.default")
+
+
+def attention_products(graph: onnx.ModelProto) -> list[str]:
+    """Return the names of the products around a softmax: of queries with keys, and of what it returns with values."""
+    constants = {weight.name for weight in graph.graph.initializer}
+    makers = {output: node for node in graph.graph.node for output in node.output}
+    of_scores = {_scored(node, makers) for node in graph.graph.node if node.op_type == "Softmax"}
+    names = []
+    for node in _products(graph):
+        if constants.intersection(node.input):
+            continue
+        first = makers.get(node.input[0])
+        if node.name in of_scores or (first is not None and first.op_type == "Softmax"):
+            names.append(node.name)
+    return names
+
+
+def _scored(softmax: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> str | None:
+    """Return the name of the product whose result, scaled or with a bias perhaps, goes into a softmax."""
+    node = makers.get(softmax.input[0])
+    if node is not None and node.op_type in ("Add", "Mul"):
+        node = makers.get(node.input[0])
+    return node.name if node is not None and node.op_type in PRODUCTS else None
+
+
+def count_products(graph: onnx.ModelProto) -> tuple[int, int]:
+    """Return how many products have operands of 8 bits only, and how many products there are."""
+    dequantised = {output for node in graph.graph.node if node.op_type == "DequantizeLinear" for output in node.output}
+    products = list(_products(graph))
+    return sum(dequantised.issuperset(node.input[:2]) for node in products), len(products)
+
+
+def _products(graph: onnx.ModelProto) -> Iterable[onnx.NodeProto]:
+    return (node for node in graph.graph.node if node.op_type in PRODUCTS)

@@ -1,0 +1,81 @@
+"""Graphs as TensorRT reads precision from them: typed, or with explicit Q/DQ pairs in int8 or fp8."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from effvit.export.base import Source
+from effvit.export.calibration import CalibrationReader, calibration_pixels
+from effvit.export.onnx import INPUT, check_graph, export_onnx, save_graph
+from effvit.export.quantise import Form, describe, quantise, require_quantiser, temporary_folder
+from effvit.spec import Precision
+
+# TensorRT wants zero points of 0, a float bias, pairs around weights and activations alike, and results left alone:
+# https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
+FOR_TENSORRT = Form(
+    "QInt8",
+    "QInt8",
+    {
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "QuantizeBias": False,
+        "AddQDQPairToWeight": True,
+        "QDQDisableWeightAdjustForInt32Bias": True,
+        "OpTypesToExcludeOutputQuantization": ["Conv", "Gemm", "MatMul"],
+    },
+)
+# A caution that no GPU has seen: units that multiply 8-bit floats take channels by the sixteen, and images have three.
+FOR_TENSORRT_FP8 = replace(FOR_TENSORRT, channels=16)
+# What the largest magnitude that was seen becomes.
+LARGEST_INT8, LARGEST_FP8 = 127, 448
+
+
+def export_graph(source: Source, path: Path) -> Path:
+    """Write the graph that TensorRT builds an engine from to `path`, and return it.
+
+    What is not quantised of an int8 or fp8 graph is fp16.
+
+    Raises:
+        BackendUnavailableError: ONNX Runtime, whose quantiser it is, is not here.
+        UnsupportedError: There are too few training images to take ranges from.
+        DataError: The training images are gone, damaged, or not the same any more.
+        ExportError: PyTorch could not export the model, or the graph is not valid.
+        StorageError: A disk is full, or the folder cannot be written.
+    """
+    if not source.precision.quantised:
+        return export_onnx(source, path)
+    require_quantiser()
+    pixels = calibration_pixels(source)
+    with temporary_folder() as folder:
+        graph = onnx.load(export_onnx(replace(source, precision=Precision.FP16), folder / "half.onnx"))
+        reader = CalibrationReader(pixels, source.run.record.preprocessing, INPUT)
+        form = FOR_TENSORRT_FP8 if source.precision is Precision.FP8 else FOR_TENSORRT
+        graph = quantise(graph, reader, source.quantisation, form, folder)
+    if source.precision is Precision.FP8:
+        _make_fp8(graph)
+    describe(graph, source, len(pixels))
+    check_graph(graph)
+    return save_graph(graph, path)
+
+
+def _make_fp8(graph: onnx.ModelProto) -> None:
+    """Turn int8 pairs into fp8 ones, in place: E4M3 holds magnitudes up to 448."""
+    pairs = [node for node in graph.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    scales, zeros = ({node.input[place] for node in pairs} for place in (1, 2))
+    for tensor in graph.graph.initializer:
+        if tensor.name in scales:
+            scale = numpy_helper.to_array(tensor)
+            wider = (scale.astype(np.float64) * LARGEST_INT8 / LARGEST_FP8).astype(scale.dtype)
+            tensor.CopyFrom(numpy_helper.from_array(wider, tensor.name))
+        elif tensor.name in zeros:
+            none = bytes(int(np.prod(tensor.dims)))  # +0.0 is the zero byte
+            tensor.CopyFrom(onnx.helper.make_tensor(tensor.name, TensorProto.FLOAT8E4M3FN, tensor.dims, none, raw=True))
+    quantised = {output for node in pairs if node.op_type == "QuantizeLinear" for output in node.output}
+    for value in graph.graph.value_info:
+        if value.name in quantised:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT8E4M3FN

@@ -1,0 +1,171 @@
+"""Graphs as TensorRT takes them: types and operators of its parser, and the form of their Q/DQ pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+from untrained_runs import make_run
+
+from effvit.export.backends.tensorrt import graph_backend
+from effvit.export.base import Source, pick_backend, predict
+from effvit.export.cache import make, reference_logits
+from effvit.export.quantisation import Quantisation
+from effvit.export.tensorrt_graph import export_graph
+from effvit.preprocessing import normalise
+from effvit.run import Run
+from effvit.spec import Precision
+from effvit.surgery import attention_variants
+
+# https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md, those that our graphs may hold.
+OPERATORS = """
+    Abs Add And ArgMax AveragePool Cast Clip Concat Constant ConstantOfShape Conv DequantizeLinear Div Einsum Equal Erf
+    Exp Expand Flatten Gather GatherElements GatherND Gelu Gemm Greater Identity IsNaN LayerNormalization Less Log
+    MatMul Max Min Mul Neg Not Or Pad Pow QuantizeLinear Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceSum
+    Reshape Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Tanh Tile TopK Transpose Trilu Unsqueeze Where
+"""
+TYPES = {
+    Precision.FP32: TensorProto.FLOAT,
+    Precision.FP16: TensorProto.FLOAT16,
+    Precision.BF16: TensorProto.BFLOAT16,
+    Precision.INT8: TensorProto.INT8,
+    Precision.FP8: TensorProto.FLOAT8E4M3FN,
+}
+# Exponentials and squares overflow in half precision, and logarithms of what is left are no masses.
+WIDE = ("Exp", "Log", "Pow", "ReduceL2", "Reciprocal")
+FEW = Quantisation(images=16)
+
+
+def graph_of(run: Run, precision: Precision, folder: Path, px: int) -> onnx.ModelProto:
+    return onnx.load(export_graph(Source(run, px, px, precision, FEW), folder / f"{precision}.onnx"))
+
+
+def check_types(graph: onnx.ModelProto, precision: Precision) -> None:
+    """Check the graph's types, operators and inputs; a quantised graph's remainder is fp16."""
+    onnx.checker.check_model(graph, full_check=True)
+    assert {node.op_type for node in graph.graph.node} <= set(OPERATORS.split())
+    assert {node.domain for node in graph.graph.node} <= {""}
+    for value in (*graph.graph.input, *graph.graph.output):
+        assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+    types = types_of(graph)
+    rest = TYPES[Precision.FP16 if precision.quantised else precision]
+    layers = Counter(types[node.output[0]] for node in graph.graph.node if node.op_type == "LayerNormalization")
+    assert set(layers) == {rest}
+    for node in graph.graph.node:
+        if node.op_type in WIDE:
+            assert types[node.input[0]] in (TensorProto.FLOAT, TensorProto.INT64), node.name
+
+
+def types_of(graph: onnx.ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(graph)
+    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {weight.name: weight.data_type for weight in graph.graph.initializer}
+
+
+def check_pairs(graph: onnx.ModelProto, precision: Precision) -> None:
+    """Check that pairs are symmetric, weights have a scale for every output, and results of products are left alone."""
+    weights = {weight.name: weight for weight in graph.graph.initializer}
+    makers = {output: node for node in graph.graph.node for output in node.output}
+    quantised = [node for node in graph.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len([node for node in quantised if node.op_type == "QuantizeLinear"]) * 2 == len(quantised)
+    for node in quantised:
+        scale, zero = weights[node.input[1]], weights[node.input[2]]
+        assert zero.data_type == TYPES[precision]
+        assert not any(zero.raw_data)
+        assert not any(zero.int32_data)
+        assert scale.data_type == TensorProto.FLOAT16
+        assert (numpy_helper.to_array(scale) > 0).all()
+        source = makers.get(node.input[0])
+        if node.op_type == "DequantizeLinear":
+            assert source is not None
+            assert source.op_type == "QuantizeLinear"
+            assert source.input[1:] == node.input[1:]
+        else:
+            assert source is None or source.op_type not in ("Conv", "Gemm", "MatMul")
+            assert len(scale.dims) == (1 if node.input[0] in weights else 0)
+    products = [node for node in graph.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    for node in products:
+        pairs = [makers[name].op_type == "DequantizeLinear" for name in node.input[:2] if name in makers]
+        assert all(pairs) or not any(pairs)  # both operands or none
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("runs"), "performer", px=32)
+
+
+@pytest.fixture(scope="module")
+def int8(run: Run, tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    return graph_of(run, Precision.INT8, tmp_path_factory.mktemp("graphs"), 32)
+
+
+@pytest.fixture(scope="module")
+def fp8(run: Run, tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    return graph_of(run, Precision.FP8, tmp_path_factory.mktemp("graphs"), 32)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
+def test_half_graphs_keep_wide_what_needs_it(run: Run, tmp_path: Path, precision: Precision) -> None:
+    check_types(graph_of(run, precision, tmp_path, 32), precision)
+
+
+def test_an_int8_graph_has_symmetric_pairs_around_its_layers(int8: onnx.ModelProto) -> None:
+    check_types(int8, Precision.INT8)
+    check_pairs(int8, Precision.INT8)
+    # Every layer of test_vit's six blocks, the head, and the embedding: an activation and a weight each. The
+    # activations of the layers are no other layer's.
+    assert sum(node.op_type == "QuantizeLinear" for node in int8.graph.node) == 2 * (6 * 4 + 2)
+
+
+def scales_of(graph: onnx.ModelProto, largest: int) -> dict[str, np.ndarray]:
+    """Return the largest magnitude of every quantised tensor by the name of its scale."""
+    weights = {weight.name: weight for weight in graph.graph.initializer}
+    scales = {node.input[1] for node in graph.graph.node if node.op_type == "QuantizeLinear"}
+    return {name: numpy_helper.to_array(weights[name]).astype(float) * largest for name in scales}
+
+
+def test_an_fp8_graph_scales_the_same_ranges_to_its_own_largest_number(
+    int8: onnx.ModelProto, fp8: onnx.ModelProto
+) -> None:
+    check_types(fp8, Precision.FP8)
+    check_pairs(fp8, Precision.FP8)
+    ranges = [scales_of(graph, largest) for graph, largest in ((int8, 127), (fp8, 448))]
+    # The embedding of the images stays in half precision: two pairs less.
+    assert len(ranges[0]) - len(ranges[1]) == 2
+    common = sorted(ranges[1])
+    eight, floating = (np.concatenate([np.ravel(one[name]) for name in common]) for one in ranges)
+    # Scales are fp16: 11 significant bits, and fewer below 6e-5.
+    np.testing.assert_allclose(floating, eight, rtol=5e-3)
+
+
+def test_the_int8_graph_of_an_engine_is_verified_and_is_another_than_that_of_a_processor(run: Run) -> None:
+    source = Source(run, 32, 32, Precision.INT8, FEW)
+    ours, theirs = make(source, graph_backend(Precision.INT8)), make(source, pick_backend("ort-cpu"))
+    assert ours.path != theirs.path
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    images = normalise(pixels, run.record.preprocessing)
+    logits = predict(graph_backend(Precision.INT8).open(ours, 1), images, 8)
+    exact = reference_logits(source, pixels)
+    cosine = (logits * exact).sum() / np.linalg.norm(logits) / np.linalg.norm(exact)
+    assert cosine > 0.99
+
+
+def test_an_engine_that_is_not_quantised_shares_its_graph_with_onnx_runtime() -> None:
+    assert graph_backend(Precision.FP16) is pick_backend("ort-cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("px", [224, 384])
+@pytest.mark.parametrize("attention", list(attention_variants()))
+def test_every_variant_has_a_graph_for_tensorrt_in_every_precision(tmp_path: Path, attention: str, px: int) -> None:
+    run = make_run(tmp_path, attention, backbone="vit_tiny_patch16_224", px=224)
+    for precision in TYPES:
+        graph = graph_of(run, precision, tmp_path, px)
+        check_types(graph, precision)
+        if precision.quantised:
+            check_pairs(graph, precision)
