@@ -128,7 +128,7 @@ def study(
         resolutions=tuple(sizes or [(size, size) for size in images.hints.study_resolutions]),
         batches=tuple(batches),
         precisions=tuple(precisions),
-        backends=tuple(names_from_text(backend)) or exported_backends(),
+        backends=tuple(names_from_text(backend)) or exported_backends(devices),
         transfer_epochs=transfer_epochs,
         devices=tuple(devices),
     )

@@ -46,7 +46,6 @@ class Plan:
             UnsupportedError: A backend that computes on none of the devices.
             UnavailableError: A backend or a GPU that is not on this machine.
         """
-        check_gpus(self.devices)
         for name in self.backends:
             pick_backend(name).require()
             pick_backend(name).require_device(*(device.kind for device in self.devices))
@@ -74,7 +73,9 @@ def check_devices(devices: Sequence[Device]) -> None:
 
     Raises:
         UsageError: Two that are alike, or one with more cores than there are.
+        UnavailableError: A GPU that is not there.
     """
+    check_gpus(devices)
     if len(set(devices)) < len(devices):
         raise UsageError("the same device is named twice", "name every device once")
     for device in devices:
