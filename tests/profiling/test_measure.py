@@ -67,6 +67,7 @@ class FakeWorker:
     fails_in: int | None = None
     wall_s: float = 0.3
     rounds: int = 0
+    log: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         return self
@@ -76,9 +77,8 @@ class FakeWorker:
     ) -> None:
         """There is no process to end."""
 
-    def prepare(self, backend: str, device: Device) -> None: ...
-
-    def hold(self, device: Device) -> None: ...
+    def prepare(self, backend: str, device: Device) -> None:
+        self.log.append("prepare")
 
     def ready(self) -> None: ...
 
@@ -89,6 +89,7 @@ class FakeWorker:
         return Opened(0.1, 0.2, RuntimeSettings("made up", "cpu", Precision.FP32, threads), Confinement(None))
 
     def memory(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> HostMemory:
+        self.log.append("memory")
         return HostMemory(1, 2, "made up")
 
     def evaluate(self, pixels: Path, labels: list[int], batch: int) -> Accuracy:
@@ -136,6 +137,7 @@ class Lab:
     fails_in: int | None = None
     walls_s: Sequence[float] = (0.3, 0.3, 0.3)
     workers: list[FakeWorker] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
 
     def measure(self) -> list[Measured | Refusal]:
         def start(_timeout_s: float) -> FakeWorker:
@@ -152,6 +154,7 @@ class Lab:
                 chance,
                 fails_in,
                 self.walls_s[place],
+                log=self.log,
             )
             self.workers.append(worker)
             return worker
@@ -229,6 +232,12 @@ def test_a_round_that_fails_takes_its_cell_out_and_the_others_go_on() -> None:
     softmax, linformer, performer = Lab((1e-2,) * 3, uneven=(0.001,) * 3, fails_in=2).measure()
     assert linformer == Refusal("failed", "measure", "the worker crashed with SIGSEGV")
     assert [rounds_of(one) for one in measured([softmax, performer])] == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_all_who_read_memory_import_their_runtime_at_once() -> None:
+    lab = Lab((1e-2,) * 3, uneven=(0.001,) * 3)
+    measured(lab.measure())
+    assert lab.log == ["prepare"] * 3 + ["prepare"] * 3 + ["memory"] * 3
 
 
 def test_disturbed_rounds_are_repeated_and_only_the_others_count() -> None:
