@@ -7,7 +7,7 @@ import random
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -86,8 +86,7 @@ def measure_group(bench: Bench, group: Group, artifacts: Sequence[tuple[Run, Art
     """
     contenders = [Contender(run, artifact) for run, artifact in artifacts]
     reopened = _carry_out(bench, group, contenders)
-    for contender in contenders:
-        _weigh(bench, group, contender)
+    _weigh(bench, group, [one for one in contenders if one.refusal is None])
     comparison = uuid.uuid4().hex[:12]
     return [_result(contender, group, bench, comparison, reopened) for contender in contenders]
 
@@ -319,22 +318,27 @@ class _Apart(_GroupMeasurement):
             self._opened_for(contender, work)
 
 
-def _weigh(bench: Bench, group: Group, contender: Contender) -> None:
-    """Read the memory of a contender that was measured, in a fresh process in which nothing is timed."""
-    if contender.refusal is not None:
-        return
-    bench.stage(f"memory of {contender.run.record.spec.attention}, {group}")
+def _weigh(bench: Bench, group: Group, contenders: Sequence[Contender]) -> None:
+    """Read the memory of contenders that were measured, each in a fresh process in which nothing is timed."""
+    with ExitStack() as stack:
+        scales = [stack.enter_context(bench.start(bench.effort.timeout_s)) for _ in contenders]
+        for scale in scales:  # all of them import the runtime at once: that takes longer than anything else here
+            with suppress(CellFailure):  # the answer tells
+                scale.prepare(group.backend.name, group.device)
+        for contender, scale in zip(contenders, scales, strict=True):
+            bench.stage(f"memory of {contender.run.record.spec.attention}, {group}")
+            contender.memory = _weighed(bench, group, contender, scale)
+            scale.close()  # what it holds is the next one's
+
+
+def _weighed(bench: Bench, group: Group, contender: Contender, scale: IsolatedWorker) -> HostMemory:
     pixels, threads = _pixels(bench, group, contender), group.threads(bench.effort.threads)
-    with bench.start(bench.effort.timeout_s) as worker:
-        try:
-            worker.hold(group.device)
-            contender.memory = worker.memory(
-                group.backend.name, contender.artifact, group.workload.batch, threads, pixels.path
-            )
-        except CellFailure as failure:
-            # The times stand all the same.
-            reason = f"the process that was to read it failed: {failure.reason}"
-            contender.memory = HostMemory(None, None, "", reason)
+    try:
+        scale.ready()
+        return scale.memory(group.backend.name, contender.artifact, group.workload.batch, threads, pixels.path)
+    except CellFailure as failure:
+        # The times stand all the same.
+        return HostMemory(None, None, "", f"the process that was to read it failed: {failure.reason}")
 
 
 def _pixels(bench: Bench, group: Group, contender: Contender) -> Pixels:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from effvit.errors import BackendUnavailableError, ExportError, UnsupportedError
-from effvit.export.base import Artifact
+from effvit.export.base import Artifact, Logits
 from effvit.export.cache import find, make, reference_logits, verify
 from effvit.profiling.isolate import IsolatedWorker
 from effvit.profiling.pixels import PixelStore
@@ -33,6 +33,7 @@ class Preparation:
     def __init__(self, effort: Effort, pixels: PixelStore, stage: Callable[[str], None]) -> None:
         self._effort, self._pixels, self._stage = effort, pixels, stage
         self._artifacts: dict[tuple[str, str, str, Precision, int, int], Artifact | Refusal] = {}
+        self._references: dict[tuple[str, int, int], Logits] = {}
 
     def artifact(self, group: Group, run: Run) -> Artifact | Refusal:
         """Return the artifact of `run` for `group`, perhaps not verified yet; or why there is none.
@@ -61,8 +62,10 @@ class Preparation:
         some = self._pixels.get(run, workload.height, workload.width, self._effort.verify_images)
         out = some.path.with_suffix(".logits.npy")
         worker.predict(some.path, out, group.evaluation_batch)
-        reference = reference_logits(source, np.load(some.path))
-        kind = group.device.kind
+        place = (str(run.folder), workload.height, workload.width)
+        if place not in self._references:  # those of every runtime and type
+            self._references[place] = reference_logits(source, np.load(some.path))
+        reference, kind = self._references[place], group.device.kind
         verified = verify(artifact, source, group.backend, reference, np.load(out), device=kind, truth=some.truth)
         self._artifacts[_key(group, run)] = verified
         return verified

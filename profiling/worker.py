@@ -46,6 +46,7 @@ class Worker:
         self._confinement = Confinement(None)
         self._gpu: GpuMeter | None = None
         self._images = np.empty(0, dtype=np.float32)
+        self._imported: tuple[ResidentMemory, ResidentMemory] | None = None
 
     @property
     def short_of_memory(self) -> bool:
@@ -61,7 +62,7 @@ class Worker:
     def prepare(self, backend: str, device: dict[str, Any], memory_by: str | None) -> dict[str, object]:
         """Hold this process to the device, then import the runtime: thread pools take the cores they find."""
         self.hold(device, memory_by)
-        pick_backend(backend).require()
+        self._import(backend)
         return {}
 
     def open(self, backend: str, artifact: dict[str, Any], batch: int, threads: int, pixels: str) -> dict[str, object]:
@@ -90,9 +91,7 @@ class Worker:
     ) -> dict[str, object]:
         """Do what `open` does, untimed, and read the memory of this process at every step."""
         self._artifact = msgspec.convert(artifact, Artifact)
-        start = resident_memory()
-        pick_backend(backend).require()
-        before = resident_memory()
+        start, before = self._imported or self._import(backend)
         session = self._load(backend, threads)
         loaded = resident_memory()
         self._images = self._normalised(np.load(pixels, mmap_mode="r"), batch)
@@ -140,6 +139,13 @@ class Worker:
             count_correct(logits, truth[start : start + len(logits)]) for logits, start in self._logits(pixels, batch)
         ]
         return asdict(merge(counts))
+
+    def _import(self, backend: str) -> tuple[ResidentMemory, ResidentMemory]:
+        """Import the runtime, and return the memory of this process before and after."""
+        start = resident_memory()
+        pick_backend(backend).require()
+        self._imported = start, resident_memory()
+        return self._imported
 
     def _load(self, backend: str, threads: int) -> Session:
         assert self._artifact is not None

@@ -70,6 +70,7 @@ class FakeWorker:
     wall_s: float = 0.3
     rounds: int = 0
     device: str = ""
+    log: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         return self
@@ -81,8 +82,9 @@ class FakeWorker:
 
     def prepare(self, backend: str, device: Device) -> None:
         self.device = "cpu" if device.kind == "cpu" else "cuda:0"
+        self.log.append("prepare")
 
-    def hold(self, device: Device) -> None: ...
+    def close(self) -> None: ...
 
     def ready(self) -> None: ...
 
@@ -94,6 +96,7 @@ class FakeWorker:
         return Opened(0.1, 0.2, settings, Confinement(None))
 
     def memory(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> HostMemory:
+        self.log.append("memory")
         return HostMemory(1, 2, "made up")
 
     def stages(self) -> DeviceTimes | None:
@@ -147,6 +150,8 @@ class Lab:
     walls_s: Sequence[float] = (0.3, 0.3, 0.3)
     workers: list[FakeWorker] = field(default_factory=list)
     group: Group = GROUP
+    fresh: bool = False
+    log: list[str] = field(default_factory=list)
 
     def measure(self) -> list[Measured | Refusal]:
         def start(_timeout_s: float) -> FakeWorker:
@@ -163,12 +168,13 @@ class Lab:
                 chance,
                 fails_in,
                 self.walls_s[place],
+                log=self.log,
             )
             self.workers.append(worker)
             return worker
 
         names = ("softmax", "linformer", "performer")[: len(self.latencies_s)]
-        bench = Bench(self.effort, Pixels(), Verified(), {}, lambda _: None, start)  # type: ignore[arg-type]
+        bench = Bench(self.effort, Pixels(), Verified(), {}, lambda _: None, start, fresh=self.fresh)  # type: ignore[arg-type]
         return measure_group(bench, self.group, [_cell(name) for name in names])
 
 
@@ -240,6 +246,20 @@ def test_a_round_that_fails_takes_its_cell_out_and_the_others_go_on() -> None:
     softmax, linformer, performer = Lab((1e-2,) * 3, uneven=(0.001,) * 3, fails_in=2).measure()
     assert linformer == Refusal("failed", "measure", "the worker crashed with SIGSEGV")
     assert [rounds_of(one) for one in measured([softmax, performer])] == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_a_process_lives_for_one_round_where_each_is_to_be_fresh() -> None:
+    lab = Lab((1e-2,) * 3, uneven=(0.001,) * 3, fresh=True)
+    results = measured(lab.measure())
+    assert all(one.evidence.reopened and len(rounds_of(one)) >= lab.effort.rounds for one in results)
+    assert max(worker.rounds for worker in lab.workers) == 1
+    assert sum(worker.rounds for worker in lab.workers) == sum(len(rounds_of(one)) for one in results)
+
+
+def test_all_who_read_memory_import_their_runtime_at_once() -> None:
+    lab = Lab((1e-2,) * 3, uneven=(0.001,) * 3)
+    measured(lab.measure())
+    assert lab.log == ["prepare"] * 3 + ["prepare"] * 3 + ["memory"] * 3
 
 
 def test_disturbed_rounds_are_repeated_and_only_the_others_count() -> None:
