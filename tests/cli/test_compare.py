@@ -48,7 +48,7 @@ def test_a_regression_is_exit_4_and_names_its_cell(effvit: Effvit, baseline: Pat
     answer = effvit("compare", baseline, slower)
     assert answer.code == 4
     assert "Regressed: of 2 cells" in answer.out
-    sentence = "1 of 2 cells regressed; the first, linformer, 224 px, batch 1, fp32, torch: regressed: latency_p50 +10"
+    sentence = "1 of 2 cells regressed; the first, linformer, 224 px, batch 1, fp32, torch, regressed: latency_p50 +10"
     assert sentence in " ".join(answer.err.split())
     assert "hint:" in answer.err
 
