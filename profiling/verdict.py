@@ -1,9 +1,9 @@
 """What a change may be called: regressed, improved, the same, or none of these for certain.
 
 A metric regressed where it is worse beyond doubt and its interval reaches beyond the limit: where it changed, and by no
-less than may be tolerated for all that is known. Other rules were tried on simulated pairs, measured until their
-intervals are +-2 %, against a limit of 3 % (tests/profiling/test_compare.py): with the whole interval beyond the limit,
-most changes of 5 % pass; with the best estimate beyond it, 5 to 7 % of them do, and without the doubt noise fails. A
+less than may be tolerated for all that is known. With the whole interval beyond the limit, most changes of 5 % known to
++-2 % would pass a limit of 3 %; with the best estimate beyond it, 6.5 % of them did where launches are slow now and
+then (simulated pairs as in tests/profiling/test_compare.py, one seed), and noise failed where rounds are uneven. A
 real change that is smaller than the limit fails as long as the measurement cannot show that it is.
 
 Of many comparisons some stand out by chance: "nothing changed" is rejected for all of them together, after Benjamini
