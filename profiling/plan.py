@@ -46,6 +46,7 @@ class Plan:
             UnsupportedError: A backend that computes on none of the devices.
             UnavailableError: A backend or a GPU that is not on this machine.
         """
+        check_devices(self.devices)
         for name in self.backends:
             pick_backend(name).require()
             pick_backend(name).require_device(*(device.kind for device in self.devices))
@@ -55,7 +56,6 @@ class Plan:
                 check_resolution(spec.backbone, resolution, spec.patch or 1)
         if len(set(specs)) < len(specs):
             raise UsageError("the same run is named twice", "name every run once")
-        check_devices(self.devices)
         for batch in self.batches:
             Workload(batch, 1, 1)
 

@@ -192,14 +192,18 @@ def test_ctrl_c_ends_a_sweep_in_one_line_and_leaves_no_process(folder: Path) -> 
         (
             ("finetune", "--name", "cut"),
             "runs/cut",
-            "runs/cut keeps the best of {} of 500: measure it with `effvit profile cut`",
+            ["go on with `effvit finetune --resume cut`", "interrupted; what was finished is on disk"],
         ),
-        (("study", "--attn", "softmax", "--out", "cut-study"), "cut-study/runs/softmax", same_command()),
+        (
+            ("study", "--attn", "softmax", "--out", "cut-study"),
+            "cut-study/runs/softmax",
+            [f"interrupted; {same_command()}"],
+        ),
     ],
     ids=["finetune", "study"],
 )
 def test_ctrl_c_in_training_keeps_the_finished_epochs_and_says_how_to_go_on(
-    folder: Path, arguments: tuple[str, ...], run: str, how: str
+    folder: Path, arguments: tuple[str, ...], run: str, how: list[str]
 ) -> None:
     size = "--train-res" if arguments[0] == "study" else "--res"
     with subprocess.Popen(
@@ -216,9 +220,8 @@ def test_ctrl_c_in_training_keeps_the_finished_epochs_and_says_how_to_go_on(
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    epochs = history.read_bytes().count(b"\n")
     assert process.returncode == 130
-    assert err.splitlines()[-1] == f"interrupted; {how.format(f'{epochs} epoch' + 's' * (epochs > 1))}"
+    assert err.splitlines()[-len(how) :] == how
     record = json.loads((folder / run / "run.json").read_text())
     assert record["status"] == "interrupted"
     assert record["spec"]["weights"] == sha256_of(folder / run / "model.safetensors")

@@ -281,12 +281,12 @@ def test_what_was_verified_on_the_processor_is_not_verified_on_a_gpu(tmp_path: P
     artifact = make(source, backend)
     reference = reference_logits(source, np.zeros((2, 32, 32, 3), dtype=np.uint8))
     verify(artifact, source, backend, reference, reference)
-    on_cpu, on_gpu = find(source, backend), find(source, backend, "cuda")
+    on_cpu, on_gpu = find(source, backend), find(source, backend, device="cuda")
     assert on_cpu is not None
     assert on_cpu.parity is not None
     assert on_gpu is not None
     assert on_gpu.parity is None
-    verify(artifact, source, backend, reference, reference, "cuda")
-    on_gpu = find(source, backend, "cuda")
+    verify(artifact, source, backend, reference, reference, device="cuda")
+    on_gpu = find(source, backend, device="cuda")
     assert on_gpu is not None
     assert on_gpu.parity is not None
