@@ -11,10 +11,11 @@ from typing import Protocol
 from effvit.environment import capture_environment
 from effvit.export.base import Artifact
 from effvit.interruption import uninterrupted
+from effvit.profiling.bench import Bench, known_accuracies
 from effvit.profiling.calibration import calibrated
 from effvit.profiling.energy import Instruments, instruments
 from effvit.profiling.isolate import IsolatedWorker
-from effvit.profiling.measure import Bench, Measured, known_accuracies, measure_group
+from effvit.profiling.measure import Measured, measure_group
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group, Plan
 from effvit.profiling.preparation import Preparation, Refusal

@@ -31,7 +31,8 @@ from untrained_runs import make_run
 from effvit.cli.output import progress_bars, say
 from effvit.environment import Environment, capture_environment, usable_cores
 from effvit.export.base import Artifact, pick_backend
-from effvit.profiling.measure import Bench, Measured, measure_group
+from effvit.profiling.bench import Bench
+from effvit.profiling.measure import Measured, measure_group
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Group
 from effvit.profiling.preparation import Preparation, Refusal

@@ -18,11 +18,12 @@ from effvit.export.base import Artifact, Parity, pick_backend
 from effvit.export.settings import RuntimeSettings
 from effvit.memory import ResidentMemory
 from effvit.profiling import stats
+from effvit.profiling.bench import Bench
 from effvit.profiling.confinement import Confinement
 from effvit.profiling.devices import Device
 from effvit.profiling.disturbance import Conditions
 from effvit.profiling.isolate import CellFailure, Opened
-from effvit.profiling.measure import Bench, Measured, measure_group
+from effvit.profiling.measure import Measured, measure_group
 from effvit.profiling.plan import Effort, Group
 from effvit.profiling.preparation import Refusal
 from effvit.profiling.records import DeviceTimes, HostMemory

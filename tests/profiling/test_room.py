@@ -19,7 +19,8 @@ from sweep_program import QUICK
 from untrained_runs import make_run
 
 from effvit.export.base import Artifact
-from effvit.profiling.measure import Bench, Measured, measure_group
+from effvit.profiling.bench import Bench
+from effvit.profiling.measure import Measured, measure_group
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Group
 from effvit.profiling.preparation import Preparation, Refusal
