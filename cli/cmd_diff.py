@@ -47,6 +47,9 @@ def diff(
     from effvit.profiling.pixels import PixelStore
 
     paths, chosen = [Path(first), Path(second)], [pick_backend(name) for name in (names * 2)[:2]]
+    for path in paths:
+        if not path.is_file():
+            raise ArtifactError(f"there is no file {path}", "name two .onnx files of one model")
     of = _run_of(paths[0], run, runs)
     sides = [_side(path, of, one) for path, one in zip(paths, chosen, strict=True)]
     size = sides[0].artifact.height, sides[0].artifact.width

@@ -59,7 +59,10 @@ def _safest(rows: Sequence[Row]) -> str:
     if not free:
         return f"Nothing is faster than {BASELINE} beyond doubt without a loss of accuracy that the data can show."
     best = max(free, key=lambda row: row.speedup.value if row.speedup else 0)
-    gap = "" if best.top1_gap is None else f" ({display.top1_gap(best)} points, an interval that includes 0)"
+    gap = ""
+    if best.top1_gap is not None:
+        certain = best.top1_gap.low is not None and best.top1_gap.low > 0
+        gap = f" ({display.top1_gap(best)} points, {'all above 0' if certain else 'an interval that includes 0'})"
     return (
         f"The largest certain speed-up without a loss of accuracy that these images can show: {_named(best)}, "
         f"{display.speedup(best)} against {BASELINE}{gap}."

@@ -150,6 +150,7 @@ def test_runs_that_are_none(effvit: Effvit, runs: Path) -> None:
         (["export", "lin", "--onnx", "int8", "--calibration", "minimax"], 2, ["'minimax'", "did you mean minmax"]),
         (["export", "lin", "--onnx", ","], 2, ["names no precision"]),
         (["export", "lin", "--max-drop", "-1"], 2, ["--max-drop"]),
+        (["diff", "no.onnx", "other.onnx"], 2, ["there is no file no.onnx"]),
         (["profile", "lin", "--backend", "tort"], 2, ["no backend named 'tort'"]),
         (["profile", "lin", "--device", "cpu:mem=1GiB"], 2, ["no limit of a device named 'mem'", "memory"]),
         (["profile", "lin", "--device", "cpu:threads=9999"], 2, ["cpu:threads=9999 is more than", "fewer threads"]),

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from outcomes import ENVIRONMENT, VARIANTS, make_outcome, make_sweep, without_evidence
+from outcomes import ENVIRONMENT, VARIANTS, make_accuracy, make_outcome, make_sweep, without_evidence
 from rich.console import Console
 
 from effvit.errors import ResultError, StorageError
@@ -314,6 +314,15 @@ def test_the_summary_names_the_winner_and_its_price() -> None:
     assert "nystromformer at 512 px" in first.sentences[0]
     assert "linformer at 512 px" in first.sentences[1]
     assert summary.overview(rows) == "5 attention mechanisms at 3 resolutions, 30 cells: 30 measured."
+
+
+def test_the_summary_tells_a_certain_gain_of_accuracy_from_a_possible_one() -> None:
+    outcomes = [one for one in make_sweep() if one.cell.backend == "torch"]
+    assert "points, an interval that includes 0)" in summary.paragraphs(make_rows(outcomes))[0].sentences[0]
+    for place, one in enumerate(outcomes):
+        if one.cell.model.attention == "softmax" and one.evidence is not None:
+            outcomes[place] = replace(one, evidence=replace(one.evidence, accuracy=make_accuracy(0.5)))
+    assert "points, all above 0)" in summary.paragraphs(make_rows(outcomes))[0].sentences[0]
 
 
 def test_the_summary_does_not_call_unstable_cells_measured() -> None:
