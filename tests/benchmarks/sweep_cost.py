@@ -73,7 +73,7 @@ class Report:
 
     @property
     def overhead_s(self) -> float:
-        """Seconds a cell in which nothing was built, verified, timed, evaluated or metered: starts, loading, warm-up."""
+        """Seconds a cell in which nothing was built, verified, timed, evaluated or metered: starts, loading, warmup."""
         return (self.wall_s - self.seconds(*BUILDING, *COUNTING) - self.timed_s) / self.cells
 
 
