@@ -115,8 +115,10 @@ class ImageLoader:
             batches = iter(self.loader)
         try:
             yield from batches
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
+        # It may die in the middle of handing a batch over, too: then a socket breaks before anyone misses it.
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            broken = self.loader.num_workers > 0 and not isinstance(error, RuntimeError)
+            if not broken and not str(error).startswith("DataLoader worker"):
                 raise
             raise UnsupportedError(
                 f"a process that loads images died: {first_line(error)}", "use fewer --workers, or 0"

@@ -360,7 +360,7 @@ class Killing(Listener):
 
 def test_the_death_of_a_process_that_loads_images_is_one_sentence(whole: Run, tmp_path: Path) -> None:
     asked = replace(request(epochs=3), workers=1, save_every_s=EVERY_STEP)
-    with pytest.raises(UnsupportedError, match="a process that loads images died: DataLoader worker") as caught:
+    with pytest.raises(UnsupportedError, match="a process that loads images died: ") as caught:
         finetune(asked, digits(), out=tmp_path, name="cut", listener=Killing())
     assert "--workers" in caught.value.hint
     run = open_run(tmp_path / "cut")
