@@ -18,11 +18,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 from command import run_command
-from results import markdown_of, read_report
+from results import read_report, show_table, write_report
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from untrained_runs import make_run
 
@@ -39,7 +37,6 @@ from effvit.profiling.records import Samples
 from effvit.profiling.stats import Estimate, median_s, speedup
 from effvit.profiling.timer import CLOCK
 from effvit.spec import Precision
-from effvit.storage import write_atomically
 
 SCHEMA = "effvit.agreement-benchmark/1"
 PX = 224
@@ -117,13 +114,8 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         report = _measured(arguments)
         if arguments.out is not None:
-            write_atomically(arguments.out, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-            say(f"results: {arguments.out}")
-    table = _table(report)
-    if arguments.markdown:
-        print(markdown_of(table))
-        return
-    Console(stderr=True, highlight=False, markup=False).print(table)
+            write_report(arguments.out, report)
+    show_table(_table(report), markdown=arguments.markdown)
 
 
 def _measured(arguments: argparse.Namespace) -> Report:

@@ -20,11 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 from command import run_command
-from results import markdown_of, read_report
+from results import read_report, show_table, write_report
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from untrained_runs import make_run
 
@@ -38,7 +36,6 @@ from effvit.profiling.plan import Effort, Group
 from effvit.profiling.preparation import Preparation, Refusal
 from effvit.profiling.stats import Estimate, proportion, speedup
 from effvit.spec import BASELINE, Precision, Workload
-from effvit.storage import write_atomically
 
 SCHEMA = "effvit.false-alarm-benchmark/1"
 BACKBONE = "vit_tiny_patch16_224"
@@ -109,13 +106,8 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         report = _measured(arguments)
         if arguments.out is not None:
-            write_atomically(arguments.out, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-            say(f"results: {arguments.out}")
-    table = _table(report)
-    if arguments.markdown:
-        print(markdown_of(table))
-        return
-    Console(stderr=True, highlight=False, markup=False).print(table)
+            write_report(arguments.out, report)
+    show_table(_table(report), markdown=arguments.markdown)
 
 
 def _measured(arguments: argparse.Namespace) -> Report:

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from rich.console import Console
 from rich.table import Table
 
+from effvit.cli.output import say
 from effvit.errors import ResultError
+from effvit.storage import write_atomically
 
 T = TypeVar("T")
 
@@ -24,6 +27,20 @@ def read_report(path: Path, kind: type[T]) -> T:
     except (OSError, msgspec.DecodeError) as error:
         hint = "name a file that --out wrote"
         raise ResultError(f"{path} is not a result of this benchmark: {error}", hint) from error
+
+
+def write_report(path: Path, report: object) -> None:
+    """Write a report to a result file, whole, and say where it is."""
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    say(f"results: {path}")
+
+
+def show_table(table: Table, *, markdown: bool) -> None:
+    """Print a table to stderr, or as Markdown to stdout."""
+    if markdown:
+        print(markdown_of(table))
+        return
+    Console(stderr=True, highlight=False, markup=False).print(table)
 
 
 def markdown_of(table: Table) -> str:

@@ -20,11 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
 from command import run_command
-from results import markdown_of, read_report
+from results import read_report, show_table, write_report
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from untrained_runs import make_run
 
@@ -37,7 +35,6 @@ from effvit.profiling.records import Outcome
 from effvit.profiling.stats import half_width, median_interval
 from effvit.profiling.sweep import run_sweep
 from effvit.spec import Precision
-from effvit.storage import write_atomically
 
 SCHEMA = "effvit.sweep-cost-benchmark/1"
 STUDIED = "softmax,atrous,linformer,nystromformer,performer"
@@ -116,13 +113,8 @@ def _run(arguments: argparse.Namespace) -> None:
         if arguments.optimum is not None:
             report = replace(report, optimum_s=tuple(_optimum(arguments)))
         if arguments.out is not None:
-            write_atomically(arguments.out, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-            say(f"results: {arguments.out}")
-    table = _table(report)
-    if arguments.markdown:
-        print(markdown_of(table))
-        return
-    Console(stderr=True, highlight=False, markup=False).print(table)
+            write_report(arguments.out, report)
+    show_table(_table(report), markdown=arguments.markdown)
 
 
 def _measured(arguments: argparse.Namespace) -> Report:
