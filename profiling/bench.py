@@ -64,6 +64,7 @@ def known_accuracies(outcomes: Sequence[Outcome]) -> dict[AccuracyKey, Accuracy]
 
 
 def accuracy_key(sha256: str, cell: Cell) -> AccuracyKey:
+    """Return what the accuracy of an artifact with this hash depends on in a cell."""
     # A checkpoint is the artifact of every resolution and type PyTorch runs it in, so the hash alone does not do.
     work = cell.workload
     return sha256, cell.backend, cell.device.kind, cell.precision, work.height, work.width

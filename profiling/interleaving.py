@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from effvit.errors import FallbackError
+from effvit.export.build import refuse
 from effvit.profiling.bench import AccuracyKey, Bench, accuracy_key
 from effvit.profiling.contender import Contender, Crowded, taking_part
 from effvit.profiling.energy import MEASURED_S, measure_energy
@@ -50,19 +50,23 @@ class _GroupMeasurement(ABC):
 
     def _open(self, contender: Contender) -> None:
         """Open the artifact and verify it."""
-        group, effort = self.group, self.bench.effort
         opened = self._load(contender)
-        departures = group.departures(opened.settings, opened.confinement, effort.threads)
-        if departures and not self.bench.allow_fallback:
-            raise FallbackError(departures, "ask for what the runtime can do, or take it as it is: --allow-fallback")
-        contender.artifact = self.bench.preparation.verified(group, contender.run, contender.artifact, contender.worker)
+        contender.artifact = self.bench.preparation.verified(
+            self.group, contender.run, contender.artifact, contender.worker
+        )
         contender.opened = opened
 
     def _load(self, contender: Contender) -> Opened:
-        group = self.group
+        """Open the artifact in the contender's worker, which has to do what it is asked for: every time."""
+        group, of_all_cores = self.group, self.bench.effort.threads
         pixels = self.bench.images(group, contender.run)
-        threads = group.threads(self.bench.effort.threads)
-        return contender.worker.open(group.backend.name, contender.artifact, group.workload.batch, threads, pixels.path)
+        opened = contender.worker.open(
+            group.backend.name, contender.artifact, group.workload.batch, group.threads(of_all_cores), pixels.path
+        )
+        departures = group.departures(opened.settings, opened.confinement, of_all_cores)
+        if departures and not self.bench.allow_fallback:
+            refuse(departures)
+        return opened
 
     def _time(self, contenders: Sequence[Contender]) -> None:
         least = self.bench.effort.rounds

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from effvit.cli.output import report_error
 from effvit.errors import EffvitError
@@ -18,3 +21,13 @@ def run_command(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespa
     except EffvitError as error:
         report_error(error)
         sys.exit(error.exit_code)
+
+
+@contextmanager
+def kept(folder: Path | None) -> Iterator[Path]:
+    """Yield the folder that a benchmark keeps its models and samples in, or one for this time alone."""
+    if folder is not None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="effvit-") as temporary:
+        yield Path(temporary)

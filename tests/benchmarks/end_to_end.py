@@ -9,22 +9,19 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-from command import run_command
-from results import markdown_of, read_report
+from command import kept, run_command
+from results import markdown_of, read_report, write_report
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from untrained_runs import make_run
 
 from effvit.cli.options import names_from_text, resolutions_from_text
-from effvit.cli.output import progress_bars, say
+from effvit.cli.output import progress_bars
 from effvit.cli.sweeping import SweepDisplay
 from effvit.environment import Environment, capture_environment, usable_cores
 from effvit.errors import UsageError
@@ -37,7 +34,6 @@ from effvit.profiling.stats import Estimate
 from effvit.profiling.sweep import run_sweep
 from effvit.run import RECORD, Run, open_run
 from effvit.spec import BASELINE, Precision
-from effvit.storage import write_atomically
 from effvit.surgery import attention_variants, pick_variant
 
 SCHEMA = "effvit.end-to-end-benchmark/1"
@@ -110,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> None:
         pick_variant(name)
     if BASELINE not in attentions:
         raise UsageError(f"--attn {arguments.attn} lacks {BASELINE}", f"add {BASELINE}: all ratios are to it")
-    with _kept(arguments.folder) as folder:
+    with kept(arguments.folder) as folder:
         runs = [_run_of(folder, model, name) for model in names_from_text(arguments.models) for name in attentions]
         outcomes = _sweep(runs, resolutions, effort, folder / "results.jsonl")
     rows = make_rows(outcomes)
@@ -123,8 +119,7 @@ def _run(arguments: argparse.Namespace) -> None:
             results=tuple(_result(row) for row in rows),
             outcomes=tuple(outcomes),
         )
-        write_atomically(arguments.out, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-        say(f"results: {arguments.out}")
+        write_report(arguments.out, report)
 
 
 def _effort(arguments: argparse.Namespace) -> Effort:
@@ -144,15 +139,6 @@ def _effort(arguments: argparse.Namespace) -> Effort:
         verify_images=1,
         max_noise=MAX_NOISE,
     )
-
-
-@contextmanager
-def _kept(folder: Path | None) -> Iterator[Path]:
-    if folder is not None:
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="effvit-") as temporary:
-        yield Path(temporary)
 
 
 def _run_of(folder: Path, model: str, attention: str) -> Run:

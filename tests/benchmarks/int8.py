@@ -10,15 +10,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-from command import run_command
-from results import markdown_of, read_report
+from command import kept, run_command
+from results import markdown_of, read_report, write_report
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -41,7 +38,6 @@ from effvit.profiling.stats import Estimate
 from effvit.profiling.sweep import run_sweep
 from effvit.run import RECORD, Run, find_runs, newest_run, open_run
 from effvit.spec import Precision
-from effvit.storage import write_atomically
 from effvit.surgery import attention_variants, pick_variant
 
 SCHEMA = "effvit.int8-benchmark/1"
@@ -115,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> None:
     for name in attentions:
         pick_variant(name)
     effort = _effort(arguments)
-    with _kept(arguments.folder) as folder:
+    with kept(arguments.folder) as folder:
         outcomes = []
         for model in names_from_text(arguments.models):
             runs = [_untrained(folder / "random", model, name) for name in attentions]
@@ -132,8 +128,7 @@ def _run(arguments: argparse.Namespace) -> None:
             results=tuple(results),
             outcomes=(*outcomes, *counted),
         )
-        write_atomically(arguments.out, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-        say(f"results: {arguments.out}")
+        write_report(arguments.out, report)
 
 
 def _effort(arguments: argparse.Namespace) -> Effort:
@@ -153,15 +148,6 @@ def _effort(arguments: argparse.Namespace) -> Effort:
 def _timing(effort: Effort) -> Effort:
     """Return the effort for random weights, whose accuracy says nothing."""
     return replace(effort, eval_images=1, verify_images=1)
-
-
-@contextmanager
-def _kept(folder: Path | None) -> Iterator[Path]:
-    if folder is not None:
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="effvit-") as temporary:
-        yield Path(temporary)
 
 
 def _untrained(folder: Path, model: str, attention: str) -> Run:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from artifacts import ARTIFACT
-from command_line import Answer, Effvit
+from command_line import Effvit, refused
 from untrained_runs import make_run
 
 from effvit.export.backends import tensorrt as backend
@@ -34,18 +34,6 @@ ENGINE = {
     "Bindings": ["images", "logits"],
 }
 H100 = ("NVIDIA H100, 580.1",)
-
-
-def refused(answer: Answer, code: int, *words: str) -> None:
-    """Check that the answer is one sentence and a hint, with these words in it."""
-    assert answer.code == code, answer.err
-    assert answer.out == ""
-    assert "Traceback" not in answer.err
-    sentence, _, hint = answer.err.partition("error: ")[2].partition("\n\nhint: ")
-    assert sentence
-    assert hint.strip()
-    for word in words:
-        assert word in answer.err
 
 
 @pytest.fixture(scope="module")

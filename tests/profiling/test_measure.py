@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -71,6 +72,7 @@ class FakeWorker:
     wall_s: float = 0.3
     rounds: int = 0
     device: str = ""
+    more_threads: int = 0
     log: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -93,7 +95,7 @@ class FakeWorker:
         return ResidentMemory(1, 2, "made up")
 
     def open(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> Opened:
-        settings = RuntimeSettings("made up", self.device, Precision.FP32, threads)
+        settings = RuntimeSettings("made up", self.device, Precision.FP32, threads + self.more_threads)
         return Opened(0.1, 0.2, settings, Confinement(None))
 
     def memory(self, backend: str, artifact: Artifact, batch: int, threads: int, pixels: Path) -> HostMemory:
@@ -152,6 +154,7 @@ class Lab:
     workers: list[FakeWorker] = field(default_factory=list)
     group: Group = GROUP
     fresh: bool = False
+    drifts_after: float = math.inf
     log: list[str] = field(default_factory=list)
 
     def measure(self) -> list[Measured | Refusal]:
@@ -170,6 +173,7 @@ class Lab:
                 fails_in,
                 self.walls_s[place],
                 log=self.log,
+                more_threads=int(len(self.workers) >= self.drifts_after),
             )
             self.workers.append(worker)
             return worker
@@ -255,6 +259,13 @@ def test_a_process_lives_for_one_round_where_each_is_to_be_fresh() -> None:
     assert all(one.evidence.reopened and len(rounds_of(one)) >= lab.effort.rounds for one in results)
     assert max(worker.rounds for worker in lab.workers) == 1
     assert sum(worker.rounds for worker in lab.workers) == sum(len(rounds_of(one)) for one in results)
+
+
+def test_every_process_has_to_do_what_was_asked_for_not_the_first_alone() -> None:
+    softmax, linformer = Lab((1e-2, 1e-2), fresh=True, drifts_after=5).measure()  # two opened, three rounds were timed
+    for refused in (softmax, linformer):
+        assert isinstance(refused, Refusal)
+        assert (refused.status, refused.reason) == ("fallback", "asked for 1 thread, uses 2")
 
 
 def test_all_who_read_memory_import_their_runtime_at_once() -> None:
