@@ -106,8 +106,8 @@ sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 import fakes
 with second_ends_at_once(), fakes.start_worker(3600) as worker:
     worker.prepare("hanging-import")
-    tell("ready")
     with uninterrupted():
+        tell("ready")
         time.sleep(3600)
 """)
     (worker,) = psutil.Process(process.pid).children()
