@@ -16,8 +16,9 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
+# Files in their order, not those of many tests first: commands come first then, which take longest.
 tests: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

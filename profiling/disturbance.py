@@ -60,11 +60,15 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One round of a cell: its number among the interleaved rounds, and what disturbed it; empty if nothing did."""
+    """One round of a cell: its number among the interleaved rounds, and what disturbed it; empty if nothing did.
+
+    Before it, launches that were not timed took `warmup_s` seconds; None in files of versions that did not write it.
+    """
 
     round: int
     conditions: Conditions
     disturbed: str = ""
+    warmup_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

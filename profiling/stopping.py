@@ -45,7 +45,10 @@ class Standing:
 def standing(rounds: Sequence[tuple[int, Round]], effort: Effort) -> Standing:
     """Return how far a cell has come whose rounds, each with its number, are `rounds`."""
     reasons = disturbances([one.conditions for _, one in rounds], effort.tolerance)
-    turns = tuple(Turn(number, one.conditions, reason) for (number, one), reason in zip(rounds, reasons, strict=True))
+    turns = tuple(
+        Turn(number, one.conditions, reason, one.warmup_s)
+        for (number, one), reason in zip(rounds, reasons, strict=True)
+    )
     disturbed = [turn for turn in turns if turn.disturbed]
     quiet = len(turns) - len(disturbed)
     left_out = tuple(turn.round for turn in disturbed) if quiet >= effort.rounds else ()

@@ -36,7 +36,7 @@ from effvit.profiling.stats import half_width, median_interval
 from effvit.profiling.sweep import run_sweep
 from effvit.spec import Precision
 
-SCHEMA = "effvit.sweep-cost-benchmark/1"
+SCHEMA = "effvit.sweep-cost-benchmark/2"
 STUDIED = "softmax,atrous,linformer,nystromformer,performer"
 # What a tool that knows no noise measures, however quiet the machine: optimum-benchmark's default.
 FIXED_S = 10.0
@@ -50,8 +50,9 @@ class Report:
     """What the JSON file holds.
 
     `stages` are the wall seconds from the announcement of each stage to the next, by the first word of it; `timed_s`
-    those inside the clock, as the workers tell. `half_widths` are those of the medians' intervals. `optimum_s` are the
-    wall seconds of each cell of optimum-benchmark, without the start of its first process.
+    those inside the clock and `warmup_s` those of warming up before, over all `turns`, as the workers tell.
+    `half_widths` are those of the medians' intervals. `optimum_s` are the wall seconds of each cell of
+    optimum-benchmark, without the start of its first process.
     """
 
     command: str
@@ -61,6 +62,8 @@ class Report:
     wall_s: float
     stages: tuple[tuple[str, float], ...]
     timed_s: float
+    warmup_s: float
+    turns: int
     half_widths: tuple[float, ...]
     optimum_s: tuple[float, ...] = ()
     schema: str = SCHEMA
@@ -70,8 +73,8 @@ class Report:
 
     @property
     def overhead_s(self) -> float:
-        """Seconds a cell in which nothing was built, verified, timed, evaluated or metered: starts, loading, warmup."""
-        return (self.wall_s - self.seconds(*BUILDING, *COUNTING) - self.timed_s) / self.cells
+        """Seconds a cell in which nothing was built, verified, launched, evaluated or metered: starts and loading."""
+        return (self.wall_s - self.seconds(*BUILDING, *COUNTING) - self.timed_s - self.warmup_s) / self.cells
 
 
 class StageClock:
@@ -147,6 +150,7 @@ def _optimum(arguments: argparse.Namespace) -> Iterator[float]:
 def _report(outcomes: Sequence[Outcome], wall_s: float, clock: StageClock, threads: int) -> Report:
     evidence = [outcome.evidence for outcome in outcomes if outcome.evidence is not None]
     statuses = [outcome.status for outcome in outcomes]
+    turns = [turn for one in evidence for turn in one.turns]
     widths = [half_width(median_interval(one.samples)) for one in evidence]
     return Report(
         command=shlex.join(["python", *sys.argv]),
@@ -155,7 +159,9 @@ def _report(outcomes: Sequence[Outcome], wall_s: float, clock: StageClock, threa
         statuses=tuple((status, statuses.count(status)) for status in sorted(set(statuses))),
         wall_s=wall_s,
         stages=tuple(sorted(clock.seconds.items())),
-        timed_s=math.fsum(turn.conditions.wall_s for one in evidence for turn in one.turns),
+        timed_s=math.fsum(turn.conditions.wall_s for turn in turns),
+        warmup_s=math.fsum(turn.warmup_s or 0 for turn in turns),
+        turns=len(turns),
         half_widths=tuple(width for width in widths if width is not None),
     )
 
@@ -171,11 +177,12 @@ def _table(report: Report) -> Table:
         ("exporting and verifying", report.seconds(*BUILDING)),
         ("rounds", report.seconds("round")),
         ("of these inside the clock", report.timed_s),
+        (f"of these warming up, for {report.turns} turns", report.warmup_s),
         ("accuracy", report.seconds("accuracy")),
         ("energy", report.seconds("energy")),
         ("opening", report.seconds("opening")),
         ("memory, in processes of its own", report.seconds("memory")),
-        ("neither building, nor inside the clock, nor accuracy", report.overhead_s * report.cells),
+        ("neither building, nor launching, nor accuracy", report.overhead_s * report.cells),
         ("everything", report.wall_s),
         ("everything but exporting and verifying", report.wall_s - report.seconds(*BUILDING)),
         (f"a fixed {FIXED_S:g} s a cell", FIXED_S * report.cells),
