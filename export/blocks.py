@@ -12,10 +12,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from effvit.errors import ArtifactError
+from effvit.export.graph_file import origin_of
 
 BEFORE, AFTER = "embedding", "logits"
-# Of the metadata of a node: `...: timm.models.vision_transformer.Block/model.blocks.3.attn: ...`.
-_NAMESPACE = "namespace"
 _BLOCK = re.compile(r"(?:^|[./ ])blocks\.(\d+)(?:[.:/]|$)")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _OUTPUT = "effvit_blocks"
@@ -95,14 +94,10 @@ def _parts(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, int]]:
 
 
 def _block(node: onnx.NodeProto) -> int | None:
-    found = _BLOCK.findall(_namespace(node))
+    found = _BLOCK.findall(origin_of(node))
     return int(found[-1]) if found else None
 
 
 def _named(node: onnx.NodeProto) -> bool:
     """Return whether the node came from a module of the model, rather than from a tool."""
-    return "/" in _namespace(node)
-
-
-def _namespace(node: onnx.NodeProto) -> str:
-    return next((entry.value for entry in node.metadata_props if entry.key == _NAMESPACE), "")
+    return "/" in origin_of(node)

@@ -13,6 +13,9 @@ from google.protobuf.message import DecodeError
 from effvit.errors import ArtifactError
 
 AGAIN = "export it again with `effvit export`"
+# Where PyTorch's exporter writes down which modules and which operator a node came from, `.../model.blocks.3.attn:
+# effvit.attention.linformer.LinformerAttention/matmul: aten.matmul.default`.
+_ORIGIN = "namespace"
 # The first field of every ONNX file is its version: field 1, a variable-length number.
 _FIRST_BYTE = b"\x08"
 
@@ -101,6 +104,27 @@ def tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from tensors_of(inner)
+
+
+def origin_of(node: onnx.NodeProto) -> str:
+    """Return the modules that PyTorch's exporter made `node` of, and the operator behind them; "" where it did not."""
+    return next((entry.value for entry in node.metadata_props if entry.key == _ORIGIN), "")
+
+
+def keep_origins_alone(graph: onnx.GraphProto) -> None:
+    """Remove what tools wrote down about `graph`, its nodes and its tensors, except where its nodes came from.
+
+    Of the rest nothing is ever read, and stack traces hold the paths of the machine that the graph was exported on.
+    """
+    for node in nodes_of(graph):
+        origin = origin_of(node)
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+        if origin:
+            node.metadata_props.add(key=_ORIGIN, value=origin)
+    for part in (graph, *graph.input, *graph.output, *graph.value_info, *tensors_of(graph)):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def _end(place: dict[str, str], tensor: str, path: Path) -> int:

@@ -14,6 +14,7 @@ import torch
 
 from effvit.errors import ExportError
 from effvit.export.base import Source
+from effvit.export.graph_file import keep_origins_alone
 from effvit.export.typed import TypedModel
 from effvit.spec import Precision
 from effvit.storage import replacing
@@ -30,7 +31,8 @@ LARGEST_FILE_BYTES = 2**31 - 2**24
 def export_onnx(source: Source, path: Path) -> Path:
     """Write the graph of `source` to `path` and return it.
 
-    The model's specification, its preprocessing and its class names travel in the graph's metadata.
+    The model's specification, its preprocessing and its class names travel in the graph's metadata, and which module
+    each node came from.
 
     Raises:
         ExportError: PyTorch could not export the model, the graph is not valid, or it exceeds 2 GiB.
@@ -69,11 +71,12 @@ def export_onnx(source: Source, path: Path) -> Path:
 
 
 def save_graph(proto: onnx.ModelProto, path: Path) -> Path:
-    """Write the graph to `path`, whole or not at all, and return it.
+    """Write the graph to `path`, whole or not at all, and return it; what tells of this machine is left out.
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
     """
+    keep_origins_alone(proto.graph)
     with replacing(path) as temporary:
         onnx.save_model(proto, temporary)
     return path

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import onnx
 
+from effvit.export.graph_file import origin_of
+
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
@@ -28,8 +30,7 @@ def _is_layer(node: onnx.NodeProto, constants: dict[str, tuple[int, ...]], chann
     if node.op_type == "Conv":
         return weight[1] % channels == 0
     # PyTorch's exporter tells what a node was made of. A linear layer is one whether a module or a function.
-    origin = next((entry.value for entry in node.metadata_props if entry.key == "namespace"), "")
-    return len(weight) == 2 and origin.endswith("aten.linear.default")
+    return len(weight) == 2 and origin_of(node).endswith("aten.linear.default")
 
 
 def attention_products(graph: onnx.ModelProto) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import timm
 import torch
 from untrained_runs import make_run
 
+import effvit
 from effvit.data.base import load_data
 from effvit.errors import (
     BackendUnavailableError,
@@ -207,6 +211,20 @@ def test_the_graph_is_typed_static_but_for_the_batch_and_describes_itself(run: R
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
     assert msgspec.json.decode(metadata["effvit.model"], type=ModelSpec) == run.record.spec
     assert msgspec.json.decode(metadata["effvit.classes"]) == list(run.record.data.classes)
+
+
+def test_no_exported_file_tells_where_it_was_made(run: Run, pixels: Path) -> None:
+    """PyTorch's exporter writes a stack trace, with the paths of all its files, beside every node."""
+    for precision in (Precision.FP32, Precision.FP16, Precision.INT8):
+        artifact = verified_artifact(source(run, precision), pick_backend("ort-cpu"), pixels, threads=1)
+        kept = {entry.key for node in onnx.load(artifact.path).graph.node for entry in node.metadata_props}
+        assert kept == {"namespace"}
+    files = {file: file.read_bytes() for file in Path(artifact.path).parent.rglob("*") if file.is_file()}
+    assert {file.suffix for file in files} == {".onnx", ".json"}
+    folders = {Path(effvit.__file__).parent, Path(timm.__file__).parent, run.folder, Path.home(), Path(sys.prefix)}
+    places = {str(place) for folder in folders for place in (folder, folder.resolve())} | {".py", tempfile.gettempdir()}
+    for file, content in files.items():
+        assert not [place for place in places if place.encode() in content], file
 
 
 @pytest.mark.parametrize("name", ["ort-cpu", "openvino"])
