@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from effvit.accuracy import Accuracy
+from effvit.accuracy import Accuracy, hits_add_up
 from effvit.errors import ResultError, UsageError
 from effvit.profiling.records import SCHEMA, Outcome
 from effvit.profiling.upgrades import REPAIR, upgraded
@@ -161,7 +161,7 @@ def _adds_up(accuracy: Accuracy) -> bool:
     if len(accuracy.class_images) != len(accuracy.class_top1) or not all(0 <= hit <= accuracy.images for hit in hits):
         return False
     classes = zip(accuracy.class_top1, accuracy.class_images, strict=True)
-    return all(0 <= right <= images for right, images in classes)
+    return all(0 <= right <= images for right, images in classes) and hits_add_up(accuracy)
 
 
 def _is_json(line: bytes) -> bool:

@@ -130,6 +130,10 @@ BROKEN = {
         _changed(evidence=EVIDENCE | {"accuracy": EVIDENCE["accuracy"] | {"class_top1": [1]}}),
         "the accuracy counts contradict one another",
     ),
+    "hits that do not add up": (
+        _changed(evidence=EVIDENCE | {"accuracy": EVIDENCE["accuracy"] | {"hits": "gA=="}}),
+        "the accuracy counts contradict one another",
+    ),
     "no time": (_changed(evidence=EVIDENCE | {"throughput": {"blocks": [[8, 0.0]]}}), "took no time"),
 }
 
