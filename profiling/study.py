@@ -28,7 +28,7 @@ from effvit.state import STATE
 from effvit.storage import make_folder, write_atomically
 from effvit.weights import AUTO
 
-SETTINGS, RESULTS, RUNS = "study.json", "results.jsonl", "runs"
+SETTINGS, DESCRIPTION, RESULTS, RUNS = "study.json", "study.toml", "results.jsonl", "runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,17 @@ class Listener:
 
 
 def run_study(
-    study: Study, data: ImageData, folder: Path, effort: Effort, listener: Listener, sweep: Callable[[], SweepListener]
+    study: Study,
+    data: ImageData,
+    folder: Path,
+    effort: Effort,
+    listener: Listener,
+    sweep: Callable[[], SweepListener],
+    description: str = "",
 ) -> list[Outcome]:
     """Carry out what of the study `folder` does not hold yet, and return all outcomes.
+
+    `description` is kept in the folder, for people and to repeat the study with.
 
     Raises:
         UsageError: The folder holds a study with other settings, there is no softmax to teach the others, or a device
@@ -83,6 +91,9 @@ def run_study(
         )
     check_devices(study.devices)  # before hours of training
     _claim(folder, study)
+    if description:
+        # File names need not be valid text.
+        write_atomically(folder / DESCRIPTION, description.encode("utf-8", "backslashreplace"))
     runs: list[Run] = []
     for index, attention in enumerate(study.attentions):
         place = folder / RUNS / file_name(attention)

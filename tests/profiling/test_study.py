@@ -24,7 +24,7 @@ from effvit.profiling import study as study_module
 from effvit.profiling.devices import CPU, Device
 from effvit.profiling.plan import Effort, Plan
 from effvit.profiling.records import Outcome
-from effvit.profiling.study import SETTINGS, Listener, Study, run_study
+from effvit.profiling.study import DESCRIPTION, SETTINGS, Listener, Study, run_study
 from effvit.run import LAST, WEIGHTS, Run, open_run
 
 STUDY = Study(
@@ -144,6 +144,16 @@ def test_settings_written_before_there_was_transfer_are_those_without(
     assert len(requests) == 3  # all are kept
     with pytest.raises(UsageError, match="other settings: transfer_epochs"):
         carry_out(STUDY, tmp_path)
+
+
+def test_the_description_is_kept_in_the_folder_of_its_own_study_alone(
+    requests: list[Finetuning], tmp_path: Path
+) -> None:
+    arguments = (digits(), tmp_path, Effort(threads=1), Listener(), lambda: None)
+    run_study(STUDY, *arguments, description="epochs = 3\n")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="other settings"):
+        run_study(replace(STUDY, weights="auto"), *arguments, description="epochs = 4\n")  # type: ignore[arg-type]
+    assert (tmp_path / DESCRIPTION).read_text() == "epochs = 3\n"
 
 
 TRAINED = replace(
