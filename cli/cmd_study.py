@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,11 +22,15 @@ from effvit.cli.options import (
     precisions_from_text,
     resolutions_from_text,
 )
-from effvit.cli.output import CountingBar, progress_bars, say
+from effvit.cli.output import CountingBar, progress_bars, say, write
+from effvit.cli.study_file import settings_text, take_file, take_model_or_file
 from effvit.errors import UsageError
 from effvit.interruption import advising, same_command
 from effvit.mix import parse_mix
 from effvit.spec import BASELINE
+
+if TYPE_CHECKING:
+    from effvit.profiling.study import Study
 
 # Many cells, and rounds of each: less of what a single `effvit profile` takes for one.
 STUDY_LEAST_S = 0.5
@@ -36,8 +40,15 @@ STUDIED = "softmax,atrous,linformer,nystromformer,performer"
 
 
 def study(
+    context: typer.Context,
     model: Annotated[
-        str | None, typer.Argument(help="timm model [default: what suits the data]", show_default=False)
+        str | None,
+        typer.Argument(
+            help="timm model [default: what suits the data]; or a file as of --file, whose name ends in .toml",
+            show_default=False,
+            is_eager=True,
+            callback=take_model_or_file,
+        ),
     ] = None,
     data: Annotated[str, typer.Option(metavar="NAME|PATH", help="data set or ImageFolder")] = "digits",
     attn: Annotated[
@@ -82,11 +93,23 @@ def study(
         Path | None,
         typer.Option(metavar="FOLDER", help="the study's folder [default: studies/DATA]", show_default=False),
     ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="take options from a TOML file, whose keys they are; what is given beside it goes first",
+            show_default=False,
+            is_eager=True,
+            callback=take_file,
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="print all settings as such a file, and do nothing")] = False,
     json: JsonOption = False,
 ) -> None:
     """Fine-tune, export, verify and profile every variant under the same conditions, then write the report.
 
-    Stopped at any moment and started again, it goes on where it was.
+    Stopped at any moment and started again, it goes on where it was: within the training of a variant, too. Its
+    settings are kept in its folder as study.toml.
     """
     sizes = resolutions_from_text(res) if res is not None else None
     trained = resolutions_from_text(train_res) if train_res is not None else [None]
@@ -133,6 +156,10 @@ def study(
         devices=tuple(devices),
     )
     folder = out or Path("studies") / (Path(images.name).name or "data")
+    description = settings_text(context, _decided(request, threads or usable_cores()), "what suits the data")
+    if show:
+        write(description.rstrip("\n"))
+        return
     effort = Effort(
         threads=threads or usable_cores(),
         least_s=STUDY_LEAST_S,
@@ -147,9 +174,22 @@ def study(
             display.close()
             return sweeping
 
-        outcomes = run_study(request, images, folder, effort, display, begin_sweep)
+        outcomes = run_study(request, images, folder, effort, display, begin_sweep, description)
         sweeping.close()
     written = write_report(outcomes, folder / "report")
     show_outcomes(outcomes, json=json)
     say(f"report: {written.html}")
     raise_if_unfinished(outcomes)
+
+
+def _decided(request: Study, threads: int) -> dict[str, object]:
+    """Return the options that have become something, as they are written in a file."""
+    return {
+        "attn": request.attentions,
+        "res": [height if height == width else f"{height}x{width}" for height, width in request.resolutions],
+        "batch": request.batches,
+        "precision": request.precisions,
+        "backend": request.backends,
+        "device": request.devices,
+        "threads": threads,
+    }

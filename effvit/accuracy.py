@@ -5,6 +5,7 @@ Standard library only, so that a measuring worker can use it without torch.
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 
 
@@ -14,6 +15,10 @@ class Accuracy:
 
     `class_images[c]` images of class c were seen, `class_top1[c]` of them ranked c first. `top5_correct` is None for
     fewer than 6 classes, where it would say nothing. `of_images` is the size of the whole held-out part.
+
+    `hits` tells of every image in its order whether its label was ranked first: a bit each, the first image's the
+    highest of the first byte, in base64. `images_key` is equal where the images and their order are. Both are None in
+    what was written before they were kept.
     """
 
     images: int
@@ -22,6 +27,8 @@ class Accuracy:
     top5_correct: int | None
     class_images: tuple[int, ...]
     class_top1: tuple[int, ...]
+    hits: str | None = None
+    images_key: str | None = None
 
 
 def top1(accuracy: Accuracy) -> float | None:
@@ -42,3 +49,32 @@ def balanced_top1(accuracy: Accuracy) -> float | None:
         correct / images for correct, images in zip(accuracy.class_top1, accuracy.class_images, strict=True) if images
     ]
     return sum(rates) / len(rates) if rates else None
+
+
+def lost_and_gained(reference: Accuracy, accuracy: Accuracy) -> tuple[int, int] | None:
+    """Return how many images are wrong that were right for `reference`, and the other way round.
+
+    None unless both tell of every image, and of the same ones in the same order.
+    """
+    if reference.images_key is None or reference.images_key != accuracy.images_key:
+        return None
+    before, now = _bits(reference), _bits(accuracy)
+    return None if before is None or now is None else ((before & ~now).bit_count(), (now & ~before).bit_count())
+
+
+def hits_add_up(accuracy: Accuracy) -> bool:
+    """Return whether `hits`, if kept, are as many bits as there are images, and as many of them set as were right."""
+    if accuracy.hits is None:
+        return True
+    try:
+        packed = base64.b64decode(accuracy.hits, validate=True)
+    except ValueError:  # not base64, or not even ASCII
+        return False
+    spare = -accuracy.images % 8
+    bits = int.from_bytes(packed)
+    whole = len(packed) == (accuracy.images + 7) // 8 and not bits & ((1 << spare) - 1)
+    return whole and bits.bit_count() == accuracy.top1_correct
+
+
+def _bits(accuracy: Accuracy) -> int | None:
+    return None if accuracy.hits is None else int.from_bytes(base64.b64decode(accuracy.hits))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,11 +44,12 @@ def count_correct(
         top5_correct=int((ranks < 5).sum()) if classes >= TOP5_MIN_CLASSES else None,
         class_images=_counts(labels, classes),
         class_top1=_counts(labels[top1], classes),
+        hits=_packed(top1),
     )
 
 
 def merge(parts: Sequence[Accuracy]) -> Accuracy:
-    """Add up the counts, and the `of_images`, of disjoint parts of one held-out set.
+    """Add up the counts, and the `of_images`, of disjoint parts of one held-out set, in the order of the images.
 
     Raises:
         ValueError: No parts, or parts with different classes.
@@ -62,7 +64,23 @@ def merge(parts: Sequence[Accuracy]) -> Accuracy:
         top5_correct=sum(top5) if top5 else None,
         class_images=tuple(map(sum, zip(*(part.class_images for part in parts), strict=True))),
         class_top1=tuple(map(sum, zip(*(part.class_top1 for part in parts), strict=True))),
+        hits=_joined(parts),
     )
+
+
+def _joined(parts: Sequence[Accuracy]) -> str | None:
+    """Return the hits of all parts, None where one does not tell them."""
+    bits = []
+    for part in parts:
+        if part.hits is None:
+            return None
+        packed = np.frombuffer(base64.b64decode(part.hits), dtype=np.uint8)
+        bits.append(np.unpackbits(packed, count=part.images))
+    return _packed(np.concatenate(bits))
+
+
+def _packed(hits: npt.NDArray[np.bool_] | npt.NDArray[np.uint8]) -> str:
+    return base64.b64encode(np.packbits(hits).tobytes()).decode()
 
 
 def _ranks(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -7,20 +7,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from effvit.accuracy import Accuracy, lost_and_gained
 from effvit.errors import ResultError
+from effvit.export import decisions
 from effvit.profiling import stats
 from effvit.profiling.change import Floor, plain_change, ratio_change, share_change
 from effvit.profiling.differences import Difference, changed_files, differences, other_machine
 from effvit.profiling.limits import Limit, in_points
 from effvit.profiling.metrics.base import metrics, readings_of
 from effvit.profiling.pairing import Pair, Taken, pairs
-from effvit.profiling.records import Cell, Evidence, Outcome, Status
+from effvit.profiling.records import Cell, Outcome, Status
 from effvit.profiling.report.rows import labels
 from effvit.profiling.sittings import NamedFloor, measured, noise_floors, reading_of, spreads
 from effvit.profiling.stats import Estimate
 from effvit.profiling.verdict import FAILING, MetricChange, Verdict, judged
 
-SHOWN = ("latency_s.p50", "throughput.images_per_s", "memory.host_peak_bytes", "accuracy.top1")
+TOP1 = "accuracy.top1"
+SHOWN = ("latency_s.p50", "throughput.images_per_s", "memory.host_peak_bytes", TOP1)
 _TIMED = ("latency_s", "throughput", "rate", "efficiency", "load_s", "energy")
 # The first of these that one metric of a cell has is the cell's.
 _ORDER: tuple[Verdict, ...] = ("regressed", "cannot be told", "improved", "same")
@@ -187,17 +190,21 @@ def _accuracy(name: str, pair: Pair) -> MetricChange:
     if before.value is None or now.value is None:
         return MetricChange(name, before.value, now.value, None, note=before.note or now.note)
     gap = stats.difference(Estimate(now.value, now.low, now.high), Estimate(before.value, before.low, before.high))
-    change = share_change(gap)
-    if _same_images(ours, theirs):
-        note = "the same images: the difference on them is certain, the interval is for others"
-        return MetricChange(name, before.value, now.value, replace(change, chance=None), note=note)
-    return MetricChange(name, before.value, now.value, change)
+    images, others = ours.accuracy, theirs.accuracy
+    if images is None or others is None or not _same_images(images, others):
+        return MetricChange(name, before.value, now.value, share_change(gap))
+    note = "the same images: the difference on them is certain, the interval is for others"
+    counts = lost_and_gained(images, others) if name == TOP1 else None
+    if counts is not None:
+        paired = decisions.change(*counts, images.images)
+        gap = Estimate(paired.value, paired.low, paired.high)
+        note = f"{note}; {counts[0]} lost, {counts[1]} gained, p = {paired.p:.2g} by McNemar's exact test"
+    return MetricChange(name, before.value, now.value, replace(share_change(gap), chance=None), note=note)
 
 
-def _same_images(ours: Evidence, theirs: Evidence) -> bool:
-    one, other = ours.accuracy, theirs.accuracy
-    if one is None or other is None:
-        return False
+def _same_images(one: Accuracy, other: Accuracy) -> bool:
+    if one.images_key is not None and other.images_key is not None:
+        return one.images_key == other.images_key
     return (one.images, one.of_images, one.class_images) == (other.images, other.of_images, other.class_images)
 
 

@@ -104,7 +104,7 @@ class _GroupMeasurement(ABC):
 
     def _count(self, pixels: Pixels, key: AccuracyKey, contender: Contender) -> None:
         counted = contender.worker.evaluate(pixels.path, pixels.labels, self.group.evaluation_batch)
-        self.bench.accuracies[key] = replace(counted, of_images=pixels.of_images)
+        self.bench.accuracies[key] = replace(counted, of_images=pixels.of_images, images_key=pixels.key)
 
     def _time_stages(self, contender: Contender) -> None:
         """Time the parts of a call of a contender that was measured on a GPU; its times stand without them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,13 +25,15 @@ from effvit.storage import storage_errors
 class Pixels:
     """uint8 images `(images, height, width, 3)` in the file `path`, their labels, and how many there are in all.
 
-    `names` are the images' files; where they have none, their positions in the held-out part.
+    `names` are the images' files; where they have none, their positions in the held-out part. `key` is equal where the
+    images and their order are, wherever they lie and whatever their size in px.
     """
 
     path: Path
     labels: list[int]
     of_images: int
     names: tuple[str, ...]
+    key: str
 
     @property
     def truth(self) -> Truth:
@@ -90,5 +93,7 @@ class PixelStore:
                 str(sample.source) if isinstance(sample.source, Path) else f"image {position[id(sample)]}"
                 for sample in some
             )
-            self._pixels[key] = Pixels(path, [sample.label for sample in some], len(val), names)
+            places = f"{record.data.fingerprint} {[position[id(sample)] for sample in some]}"
+            identity = hashlib.sha256(places.encode()).hexdigest()[:16]
+            self._pixels[key] = Pixels(path, [sample.label for sample in some], len(val), names, identity)
         return self._pixels[key]

@@ -193,16 +193,19 @@ def _checks(row: Row, exact: Sequence[Row], constraints: Constraints) -> Iterato
 
 def _drop(row: Row, exact: Sequence[Row]) -> tuple[Estimate | None, str]:
     """Return the loss of top-1 against softmax, and why there is none."""
-    value = _estimate(row, "accuracy.top1")
-    if value is None:
+    if row.reading("accuracy.top1").value is None:
         return None, "no accuracy was measured"
     reference = _reference(row, exact)
     if reference is None:
         return None, "no accuracy of softmax at this resolution"
     if reference is row:
         return Estimate(0.0, 0.0, 0.0), "softmax itself"
-    known = _estimate(reference, "accuracy.top1")
-    return None if known is None else stats.difference(known, value), ""
+    return _top1_gap(reference, row), ""
+
+
+def _top1_gap(row: Row, reference: Row) -> Estimate | None:
+    ours, theirs = (one.outcome.evidence.accuracy if one.outcome.evidence else None for one in (row, reference))
+    return None if ours is None or theirs is None else stats.top1_gap(ours, theirs)
 
 
 def _reference(row: Row, exact: Sequence[Row]) -> Row | None:
@@ -246,12 +249,11 @@ def _may_be_none(change: Change) -> bool:
 
 
 def _change(chosen: Row, other: Row, objective: Objective) -> Change:
-    """Return by how much the objective of `other` is more; paired where both were measured in the same rounds."""
+    """Return by how much the objective of `other` is more; paired where rounds, or images, are the same."""
     if objective.name == "accuracy":
-        values = (_objective(other, objective), _objective(chosen, objective))
-        assert values[0] is not None
-        assert values[1] is not None
-        return share_change(stats.difference(values[0], values[1]))
+        gap = _top1_gap(other, chosen)
+        assert gap is not None
+        return share_change(gap)
     ours, theirs = chosen.outcome.evidence, other.outcome.evidence
     assert ours is not None
     assert theirs is not None

@@ -9,9 +9,10 @@ from typing import BinaryIO
 
 import msgspec
 
-from effvit.accuracy import Accuracy
+from effvit.accuracy import Accuracy, hits_add_up
 from effvit.errors import ResultError, UsageError
 from effvit.profiling.records import SCHEMA, Outcome
+from effvit.profiling.upgrades import REPAIR, upgraded
 from effvit.storage import storage_errors
 
 _DECODER = msgspec.json.Decoder(Outcome, strict=True)
@@ -116,27 +117,23 @@ def encode(outcome: Outcome) -> bytes:
 
 
 def decode(line: bytes, where: str) -> Outcome:
-    """Return the outcome that `line` holds; `where` names the line in errors.
+    """Return the outcome that `line` holds, of this or an older schema; `where` names the line in errors.
 
     Raises:
-        ResultError: The line is not JSON, has another schema, or a value of the wrong type.
+        ResultError: The line is not JSON, has a newer or foreign schema, or a value of the wrong type.
     """
     try:
         head = msgspec.json.decode(line, type=_Head)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ResultError(f"{where}: not a line of a result file: {error}", _REPAIR) from error
+        raise ResultError(f"{where}: not a line of a result file: {error}", REPAIR) from error
     if head.schema != SCHEMA:
-        hint = "read it with the version of effvit that wrote it, or measure again into a new file"
-        raise ResultError(f"{where}: the schema is {head.schema!r}, not {SCHEMA!r}", hint)
+        line = upgraded(line, head.schema, where)
     try:
         outcome = _DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, UsageError) as error:
-        raise ResultError(f"{where}: {error}", _REPAIR) from error
+        raise ResultError(f"{where}: {error}", REPAIR) from error
     _check(outcome, where)
     return outcome
-
-
-_REPAIR = "delete this line to measure its cell again, or name another file"
 
 
 def _check(outcome: Outcome, where: str) -> None:
@@ -144,18 +141,18 @@ def _check(outcome: Outcome, where: str) -> None:
     evidence = outcome.evidence
     if evidence is None:
         if outcome.status in ("ok", "unstable"):
-            raise ResultError(f"{where}: the status is {outcome.status!r}, but there is no evidence", _REPAIR)
+            raise ResultError(f"{where}: the status is {outcome.status!r}, but there is no evidence", REPAIR)
         return
     samples = evidence.samples
     if not samples.seconds or len(samples.seconds) != len(samples.rounds):
         counts = f"{len(samples.seconds)} seconds for {len(samples.rounds)} rounds"
-        raise ResultError(f"{where}: the samples have {counts}", _REPAIR)
+        raise ResultError(f"{where}: the samples have {counts}", REPAIR)
     if set(samples.rounds) <= set(samples.left_out):
-        raise ResultError(f"{where}: all rounds are left out", _REPAIR)
+        raise ResultError(f"{where}: all rounds are left out", REPAIR)
     if evidence.accuracy is not None and not _adds_up(evidence.accuracy):
-        raise ResultError(f"{where}: the accuracy counts contradict one another", _REPAIR)
+        raise ResultError(f"{where}: the accuracy counts contradict one another", REPAIR)
     if min(samples.seconds) <= 0 or any(images < 1 or seconds <= 0 for images, seconds in evidence.throughput.blocks):
-        raise ResultError(f"{where}: a launch took no time", _REPAIR)
+        raise ResultError(f"{where}: a launch took no time", REPAIR)
 
 
 def _adds_up(accuracy: Accuracy) -> bool:
@@ -164,7 +161,7 @@ def _adds_up(accuracy: Accuracy) -> bool:
     if len(accuracy.class_images) != len(accuracy.class_top1) or not all(0 <= hit <= accuracy.images for hit in hits):
         return False
     classes = zip(accuracy.class_top1, accuracy.class_images, strict=True)
-    return all(0 <= right <= images for right, images in classes)
+    return all(0 <= right <= images for right, images in classes) and hits_add_up(accuracy)
 
 
 def _is_json(line: bytes) -> bool:

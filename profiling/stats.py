@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from effvit.accuracy import Accuracy, lost_and_gained
 from effvit.export.base import Parity
+from effvit.export.decisions import change
 from effvit.profiling.records import Samples, Throughput
 
 CONFIDENCE = 0.95
@@ -133,6 +135,22 @@ def proportion(hits: int, trials: int) -> Estimate:
 def agreement_of(parity: Parity) -> Estimate:
     """Return the share of images that an artifact decides as PyTorch does, with its Wilson interval."""
     return proportion(round(parity.agreement * parity.images), parity.images)
+
+
+def top1_gap(accuracy: Accuracy, reference: Accuracy) -> Estimate | None:
+    """Return the top-1 of `accuracy` less that of `reference`, or None where one of them has no images.
+
+    Where both tell of each of the same images, the interval is that of paired shares (`effvit.export.decisions`): what
+    both get right or both get wrong says nothing of their difference. Otherwise it is that of independent ones.
+    """
+    if not accuracy.images or not reference.images:
+        return None
+    counts = lost_and_gained(reference, accuracy)
+    if counts is not None:
+        paired = change(*counts, accuracy.images)
+        return Estimate(paired.value, paired.low, paired.high)
+    now = proportion(accuracy.top1_correct, accuracy.images)
+    return difference(now, proportion(reference.top1_correct, reference.images))
 
 
 def difference(value: Estimate, reference: Estimate) -> Estimate:

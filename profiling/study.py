@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from effvit.claim import claimed
 from effvit.data.base import ImageData
 from effvit.errors import CheckpointError, UsageError
 from effvit.finetune import Finetuning, finetune
@@ -20,12 +21,14 @@ from effvit.profiling.plan import Effort, Plan, check_devices
 from effvit.profiling.records import Outcome
 from effvit.profiling.sweep import Listener as SweepListener
 from effvit.profiling.sweep import run_sweep
+from effvit.resume import resume
 from effvit.run import RECORD, Run, open_run
 from effvit.spec import BASELINE, Precision, file_name
+from effvit.state import STATE
 from effvit.storage import make_folder, write_atomically
 from effvit.weights import AUTO
 
-SETTINGS, RESULTS, RUNS = "study.json", "results.jsonl", "runs"
+SETTINGS, DESCRIPTION, RESULTS, RUNS = "study.json", "study.toml", "results.jsonl", "runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,17 @@ class Listener:
 
 
 def run_study(
-    study: Study, data: ImageData, folder: Path, effort: Effort, listener: Listener, sweep: Callable[[], SweepListener]
+    study: Study,
+    data: ImageData,
+    folder: Path,
+    effort: Effort,
+    listener: Listener,
+    sweep: Callable[[], SweepListener],
+    description: str = "",
 ) -> list[Outcome]:
     """Carry out what of the study `folder` does not hold yet, and return all outcomes.
+
+    `description` is kept in the folder, for people and to repeat the study with.
 
     Raises:
         UsageError: The folder holds a study with other settings, there is no softmax to teach the others, or a device
@@ -80,16 +91,22 @@ def run_study(
         )
     check_devices(study.devices)  # before hours of training
     _claim(folder, study)
+    if description:
+        # File names need not be valid text.
+        write_atomically(folder / DESCRIPTION, description.encode("utf-8", "backslashreplace"))
     runs: list[Run] = []
     for index, attention in enumerate(study.attentions):
-        name = file_name(attention)
-        run = _finished_run(folder / RUNS / name)
-        if run is None:
+        place = folder / RUNS / file_name(attention)
+        run = _known_run(place)
+        if run is not None and run.record.status == "done":
+            listener.kept(run)
+        else:
             request = _request(study, attention, effort, runs[0].folder if runs and study.transfer_epochs else None)
             told = listener.training(attention, index, len(study.attentions))
-            run = finetune(request, data, out=folder / RUNS, name=name, listener=told)
-        else:
-            listener.kept(run)
+            if run is None:
+                run = finetune(request, data, out=place.parent, name=place.name, listener=told)
+            else:  # with as many threads as it was begun with, or other bits would come of it
+                run = resume(run, replace(request, threads=None), data, listener=told)
         runs.append(run)
     plan = Plan(tuple(runs), study.resolutions, study.batches, study.precisions, study.backends, study.devices)
     with PixelStore() as pixels:
@@ -129,8 +146,12 @@ def _claim(folder: Path, study: Study) -> None:
     write_atomically(path, msgspec.json.format(msgspec.json.encode(study), indent=2) + b"\n")
 
 
-def _finished_run(folder: Path) -> Run | None:
-    """Return the run in `folder` if it was finished; what an interrupted training left is removed."""
+def _known_run(folder: Path) -> Run | None:
+    """Return the run in `folder` if it was finished or can be gone on with; anything else there is removed.
+
+    Raises:
+        UsageError: Another process trains there.
+    """
     if not folder.exists():
         return None
     if (folder / RECORD).is_file():
@@ -138,7 +159,12 @@ def _finished_run(folder: Path) -> Run | None:
             run = open_run(folder)
         except CheckpointError:
             run = None
-        if run is not None and run.record.status == "done" and run.weights.is_file():
+        if run is not None and _is_of_use(run):
             return run
-    shutil.rmtree(folder)
+    with claimed(folder):
+        shutil.rmtree(folder)
     return None
+
+
+def _is_of_use(run: Run) -> bool:
+    return run.weights.is_file() if run.record.status == "done" else (run.folder / STATE).is_file()

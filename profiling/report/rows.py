@@ -170,10 +170,7 @@ def _comparison(outcome: Outcome) -> str | None:
 
 def _top1_gap(evidence: Evidence, reference: Evidence) -> Estimate | None:
     ours, theirs = evidence.accuracy, reference.accuracy
-    if ours is None or theirs is None or not ours.images or not theirs.images:
-        return None
-    value = stats.proportion(ours.top1_correct, ours.images)
-    return stats.difference(value, stats.proportion(theirs.top1_correct, theirs.images))
+    return None if ours is None or theirs is None else stats.top1_gap(ours, theirs)
 
 
 def _told_apart(names: Sequence[str], details: Sequence[str], places: Sequence[Hashable]) -> list[str]:

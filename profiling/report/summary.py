@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from effvit.profiling import stats
 from effvit.profiling.report import display
 from effvit.profiling.report.rows import Context, Row, contexts
 from effvit.spec import BASELINE
@@ -86,12 +87,17 @@ def _most_accurate(rows: Sequence[Row]) -> str:
     if not known:
         return "No accuracy was measured."
     best = max(known, key=lambda row: row.reading("accuracy.top1").value or 0)
-    low = best.reading("accuracy.top1").low or 0
-    rivals = [row for row in known if row is not best and (row.reading("accuracy.top1").high or 0) >= low]
+    rivals = [row for row in known if row is not best and _may_be_as_accurate(row, best)]
     doubt = ""
     if rivals:
-        doubt = f"; the intervals of {_counted(len(rivals), 'other cell')} overlap with it"
+        doubt = f"; these images cannot tell it from {_counted(len(rivals), 'other cell')}"
     return f"The highest top-1: {_named(best)}, {display.top1(best)} at {display.latency(best)}{doubt}."
+
+
+def _may_be_as_accurate(row: Row, best: Row) -> bool:
+    ours, theirs = (one.outcome.evidence.accuracy if one.outcome.evidence else None for one in (row, best))
+    gap = None if ours is None or theirs is None else stats.top1_gap(ours, theirs)
+    return gap is not None and gap.high is not None and gap.high >= 0
 
 
 def _decided(rows: Sequence[Row]) -> str:

@@ -124,14 +124,16 @@ def test_hostile_names_stay_text(effvit: Effvit, tmp_path: Path) -> None:
         (None, "there is no result file"),
         (b"", "holds no outcomes"),
         (b'{"schema": "effvit.res', "holds no outcomes"),
-        (b'{"schema": "effvit.result/1"}\n', "the schema is 'effvit.result/1'"),
+        (b'{"schema": "effvit.result/9"}\n', "newer than 'effvit.result/3'"),
+        (b'{"schema": "mlperf.result/1"}\n', "the schema is 'mlperf.result/1', not"),
+        (b'{"schema": "effvit.result/1"}\n', "line 1: cell is not an object"),
         (b'{"schema": "effvit.result/3", "cell": 3}\n', "line 1"),
         (b'{"a": 1}\n', "not a line of a result file"),
         (b"PK\x03\x04\xff\xfe\n\n", "not a line of a result file"),
         (b"<html><script>alert(1)</script>\n", "not a line of a result file"),
     ],
 )
-@pytest.mark.parametrize("command", ["compare", "recommend"])
+@pytest.mark.parametrize("command", ["compare", "recommend", "report"])
 def test_files_that_are_none_are_refused_in_a_sentence(
     effvit: Effvit, tmp_path: Path, baseline: Path, command: str, content: bytes | None, words: str
 ) -> None:

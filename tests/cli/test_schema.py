@@ -59,3 +59,12 @@ def test_files_that_tests_write_are_looked_at(tmp_path: Path, monkeypatch: pytes
         patched.setattr("schemas.validator", lambda: Draft202012Validator({"required": ["colour"]}))
         with pytest.raises(ValidationError, match="colour"):
             check_result_files(tmp_path)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_files_of_every_version_are_reported_recommended_from_and_compared(effvit: Effvit, version: int) -> None:
+    file = Path(__file__).parents[1] / "profiling/versions" / f"{version}.jsonl"
+    for command in (["report", file, "--out", "report"], ["recommend", file], ["compare", file, file]):
+        answer = effvit(*command)
+        assert answer.code == 0, answer.err
+        assert "linformer" in answer.out

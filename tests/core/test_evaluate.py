@@ -15,7 +15,13 @@ LABELS = np.array([0, 1, 0, 0])
 
 def test_counts_of_four_images() -> None:
     assert count_correct(LOGITS, LABELS) == Accuracy(
-        images=4, of_images=4, top1_correct=3, top5_correct=None, class_images=(3, 1, 0), class_top1=(2, 1, 0)
+        images=4,
+        of_images=4,
+        top1_correct=3,
+        top5_correct=None,
+        class_images=(3, 1, 0),
+        class_top1=(2, 1, 0),
+        hits="0A==",  # 1101 0000 is 0xd0
     )
 
 

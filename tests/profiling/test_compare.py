@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import DRIFTING, HEAVY_TAILS, LAUNCHES, STEADY, UNEVEN, Machine
-from outcomes import ENVIRONMENT, make_accuracy, make_outcome, make_samples, without_evidence
+from outcomes import ENVIRONMENT, judged_accuracy, make_accuracy, make_outcome, make_samples, without_evidence
 
+from effvit.accuracy import Accuracy
 from effvit.errors import ResultError
 from effvit.profiling import stats
 from effvit.profiling.change import Change, Floor, given_floor
@@ -51,6 +52,11 @@ def steady(outcome: Outcome, seconds: float, spread: float = 0.001) -> Outcome:
 def scored(outcome: Outcome, top1: float, images: int = 2000) -> Outcome:
     assert outcome.evidence is not None
     return replace(outcome, evidence=replace(outcome.evidence, accuracy=make_accuracy(top1, images)))
+
+
+def counted(outcome: Outcome, accuracy: Accuracy) -> Outcome:
+    assert outcome.evidence is not None
+    return replace(outcome, evidence=replace(outcome.evidence, accuracy=accuracy))
 
 
 def sized(outcome: Outcome, peak_bytes: int) -> Outcome:
@@ -191,6 +197,21 @@ def test_on_the_same_images_a_loss_of_accuracy_is_certain(top1: float, verdict: 
 @pytest.mark.parametrize(("top1", "verdict"), [(0.79, "cannot be told"), (0.6, "regressed")])
 def test_on_other_images_a_loss_of_accuracy_has_doubt(top1: float, verdict: str) -> None:
     assert only(compare([[scored(SOFTMAX, 0.8)]], [scored(SOFTMAX, top1, 1000)], [TOP1])).verdict == verdict
+
+
+def test_accuracy_of_the_same_images_has_the_interval_of_pairs_and_says_which_were_lost() -> None:
+    """8 of 1,000 lost, 2 gained: by McNemar's exact test 2 * (1 + 10 + 45) / 2^10 = 0.109."""
+    right = [True] * 800 + [False] * 190
+    before, now = judged_accuracy([True] * 8 + [False] * 2 + right), judged_accuracy([False] * 8 + [True] * 2 + right)
+    cell = only(compare([[counted(SOFTMAX, before)]], [counted(SOFTMAX, now)], [TOP1]))
+    found = of(cell, TOP1.name)
+    assert cell.verdict == "regressed"  # 0.6 points on these images, whatever it is on others
+    assert found.change is not None
+    assert found.change.value == pytest.approx(-0.006)
+    assert found.change.half_width == pytest.approx(0.0066, abs=2e-4)  # of independent shares it would be 0.035
+    assert "8 lost, 2 gained, p = 0.11" in found.note
+    others = only(compare([[counted(SOFTMAX, before)]], [counted(SOFTMAX, replace(now, images_key="b"))], [TOP1]))
+    assert others.verdict == "cannot be told"
 
 
 def test_what_neither_side_has_is_not_compared_and_what_one_lacks_cannot_be_told() -> None:

@@ -126,6 +126,7 @@ class Pixels:
     path: Path = Path("pixels.npy")
     labels: tuple[int, ...] = (0,)
     of_images: int = 1
+    key: str = "images"
 
     def get(self, *_: object) -> Self:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from outcomes import ENVIRONMENT, make_accuracy, make_outcome, make_samples, without_evidence
+from outcomes import ENVIRONMENT, judged_accuracy, make_accuracy, make_outcome, make_samples, without_evidence
 
 from effvit.environment import Environment
 from effvit.profiling.candidates import Candidate
@@ -44,6 +44,11 @@ def outcome(
     )
     cell = replace(made.cell, precision=precision)
     return replace(made, cell=cell, evidence=evidence, environment=environment)
+
+
+def judged(outcome: Outcome, right: list[bool]) -> Outcome:
+    assert outcome.evidence is not None
+    return replace(outcome, evidence=replace(outcome.evidence, accuracy=judged_accuracy(right)))
 
 
 def recommended(
@@ -146,6 +151,20 @@ def test_a_loss_that_a_few_images_cannot_tell_is_perhaps_kept() -> None:
     # Wilson's half-width of 0.8 of 2,000 is about 1.76 points, of two about 2.49: 5 times 0.5, so 25 times the images.
     assert settling.count == pytest.approx(24 * 2000, rel=0.05)
     assert settling.available == 2000
+
+
+def test_a_loss_on_the_same_images_is_told_image_by_image() -> None:
+    """10 of 2,000 lost: 0.5 points, known to 0.3 as pairs and to 2.5 as two shares."""
+    right = [True] * 1590 + [False] * 400
+    softmax = judged(outcome("softmax", rate=100), [True] * 10 + right)
+    linear = judged(outcome("linformer", rate=200), [False] * 10 + right)
+    found = recommended([softmax, linear], Constraints(drop=0.01))
+    assert name(found.choice) == "linformer"
+    assert found.safe is None
+    assert found.choice is not None
+    assert found.choice.checks[0].state == "satisfied"
+    alike = recommended([softmax, linear], objective=ACCURACY)
+    assert (name(alike.choice), alike.alike) == ("softmax", ())
 
 
 def test_a_latency_close_to_its_limit_asks_for_rounds() -> None:

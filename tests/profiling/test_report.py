@@ -304,7 +304,7 @@ def test_the_summary_calls_overlapping_intervals_undecided() -> None:
     (paragraph,) = summary.paragraphs(make_rows([softmax, twin]))
     assert paragraph.sentences[0].startswith("Nothing is faster than softmax beyond doubt")
     assert "1 undecided" in paragraph.sentences[-1]
-    assert "1 other cell overlap" in paragraph.sentences[-2]
+    assert "these images cannot tell it from 1 other cell" in paragraph.sentences[-2]
 
 
 def test_the_summary_names_the_winner_and_its_price() -> None:

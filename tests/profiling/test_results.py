@@ -108,7 +108,8 @@ BROKEN = {
     "not text": (b'{"schema": "\xff"}', "not a line of a result file"),
     "an array": (b"[1]", "not a line of a result file"),
     "no schema": (b"{}", "not a line of a result file"),
-    "another schema": (_changed(schema="effvit.result/9"), "the schema is 'effvit.result/9', not 'effvit.result/3'"),
+    "a newer schema": (_changed(schema="effvit.result/9"), "is 'effvit.result/9', newer than 'effvit.result/3'"),
+    "a foreign schema": (_changed(schema="other.result/1"), "is 'other.result/1', not 'effvit.result/3'"),
     "a text for a number": (_changed(cell={**json.loads(results.encode(FIRST))["cell"], "workload": "8"}), "workload"),
     "batch 0": (
         _changed(cell={**json.loads(results.encode(FIRST))["cell"], "workload": {"batch": 0, "height": 1, "width": 1}}),
@@ -127,6 +128,10 @@ BROKEN = {
     ),
     "classes of two lengths": (
         _changed(evidence=EVIDENCE | {"accuracy": EVIDENCE["accuracy"] | {"class_top1": [1]}}),
+        "the accuracy counts contradict one another",
+    ),
+    "hits that do not add up": (
+        _changed(evidence=EVIDENCE | {"accuracy": EVIDENCE["accuracy"] | {"hits": "gA=="}}),
         "the accuracy counts contradict one another",
     ),
     "no time": (_changed(evidence=EVIDENCE | {"throughput": {"blocks": [[8, 0.0]]}}), "took no time"),

@@ -1,8 +1,13 @@
-"""Which fine-tunings a study asks for; that they are carried out and measured, tests/cli/test_commands.py sees."""
+"""Which fine-tunings a study asks for, and that one which was cut short is gone on with.
+
+That they are measured, tests/cli/test_commands.py sees.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +15,17 @@ from typing import Any
 import pytest
 from models_for_tests import digits, finished_run, record_of
 
+from effvit.claim import LOCK
 from effvit.errors import UsageError
 from effvit.finetune import Finetuning
+from effvit.finetune import Listener as TrainingListener
+from effvit.optimisation import Step
 from effvit.profiling import study as study_module
 from effvit.profiling.devices import CPU, Device
 from effvit.profiling.plan import Effort, Plan
 from effvit.profiling.records import Outcome
-from effvit.profiling.study import SETTINGS, Listener, Study, run_study
-from effvit.run import Run
+from effvit.profiling.study import DESCRIPTION, SETTINGS, Listener, Study, run_study
+from effvit.run import LAST, WEIGHTS, Run, open_run
 
 STUDY = Study(
     data="digits",
@@ -136,3 +144,96 @@ def test_settings_written_before_there_was_transfer_are_those_without(
     assert len(requests) == 3  # all are kept
     with pytest.raises(UsageError, match="other settings: transfer_epochs"):
         carry_out(STUDY, tmp_path)
+
+
+def test_the_description_is_kept_in_the_folder_of_its_own_study_alone(
+    requests: list[Finetuning], tmp_path: Path
+) -> None:
+    arguments = (digits(), tmp_path, Effort(threads=1), Listener(), lambda: None)
+    run_study(STUDY, *arguments, description="epochs = 3\n")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="other settings"):
+        run_study(replace(STUDY, weights="auto"), *arguments, description="epochs = 4\n")  # type: ignore[arg-type]
+    assert (tmp_path / DESCRIPTION).read_text() == "epochs = 3\n"
+
+
+TRAINED = replace(
+    STUDY,
+    attentions=("softmax", "linformer"),
+    trained=(32, 32),
+    recipe={"epochs": 2, "batch": 10, "mixup": 0.2},
+    transfer_epochs=1,
+)
+
+
+class Counting(TrainingListener):
+    """Counts the optimiser steps of one fine-tuning, and cuts it short after `most` of them."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self.steps, self.most = 0, most
+
+    def step(self, step: Step) -> None:
+        self.steps += 1
+        if self.steps == self.most:
+            raise KeyboardInterrupt
+
+
+class CutShort(Listener):
+    """Cuts the fine-tuning of one variant short after some optimiser steps, and counts those of all."""
+
+    def __init__(self, attention: str = "", most: int | None = None) -> None:
+        self.attention, self.most = attention, most
+        self.told: dict[str, Counting] = {}
+        self.kept_runs: list[str] = []
+
+    def training(self, attention: str, index: int, count: int) -> TrainingListener:
+        self.told[attention] = Counting(self.most if attention == self.attention else None)
+        return self.told[attention]
+
+    def kept(self, run: Run) -> None:
+        self.kept_runs.append(run.name)
+
+
+def train_all(folder: Path, listener: Listener, threads: int = 1) -> None:
+    run_study(TRAINED, digits(), folder, Effort(threads), listener, lambda: None)  # type: ignore[arg-type,return-value]
+
+
+def test_a_variant_that_was_cut_short_goes_on_and_ends_as_if_it_had_not_been(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By hand: 40 images, 10 a step, 2 epochs are 8 steps; cut in the sixth, the state is that of the first epoch."""
+    monkeypatch.setattr(study_module, "run_sweep", lambda *_: [])
+    train_all(tmp_path / "whole", CutShort())
+    with pytest.raises(KeyboardInterrupt):
+        train_all(tmp_path / "cut", CutShort("linformer", 6))
+    assert open_run(tmp_path / "cut/runs/linformer").record.status == "interrupted"
+    rest = CutShort()
+    train_all(tmp_path / "cut", rest, threads=2)  # the weights are those of the threads it was begun with
+    assert rest.kept_runs == ["softmax"]
+    assert rest.told["linformer"].steps == 4
+    for name in (WEIGHTS, LAST):
+        whole, cut = (tmp_path / study / "runs/linformer" / name for study in ("whole", "cut"))
+        assert whole.read_bytes() == cut.read_bytes(), name
+
+
+def test_what_is_left_of_a_run_that_had_not_begun_is_made_anew(requests: list[Finetuning], tmp_path: Path) -> None:
+    (tmp_path / "runs/softmax").mkdir(parents=True)
+    (tmp_path / "runs/softmax/teacher.safetensors").write_bytes(b"half of it")
+    carry_out(STUDY, tmp_path)
+    assert len(requests) == 3
+    assert not (tmp_path / "runs/softmax/teacher.safetensors").exists()
+
+
+def test_a_run_that_another_process_trains_is_left_alone(requests: list[Finetuning], tmp_path: Path) -> None:
+    folder = tmp_path / "runs/softmax"
+    folder.mkdir(parents=True)
+    code = "import sys\nfrom pathlib import Path\nfrom effvit.claim import claimed\n"
+    code += "with claimed(Path(sys.argv[1])):\n    print(flush=True)\n    sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout is not None
+        assert training.stdout.readline() == "\n"
+        with pytest.raises(UsageError, match="softmax is being trained by another process"):
+            carry_out(STUDY, tmp_path)
+        assert (folder / LOCK).exists()
+        training.communicate()
+    assert requests == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import os
 import signal
@@ -135,6 +136,16 @@ def test_every_cell_becomes_one_outcome(measured: tuple[Path, list[Outcome], Log
     assert {outcome.status for outcome in outcomes} == {"ok"}
     assert read(results) == log.fresh
     assert len({outcome.cell.key for outcome in outcomes}) == 8
+
+
+def test_cells_tell_of_each_of_the_same_images_whether_it_was_right(measured: tuple[Path, list[Outcome], Log]) -> None:
+    accuracies = [outcome.evidence.accuracy for outcome in measured[1] if outcome.evidence is not None]
+    for accuracy in accuracies:
+        assert accuracy is not None
+        assert accuracy.hits is not None
+        right = bin(int.from_bytes(base64.b64decode(accuracy.hits))).count("1")
+        assert right == accuracy.top1_correct
+    assert len({accuracy.images_key for accuracy in accuracies if accuracy is not None}) == 1
 
 
 def test_the_evidence_of_a_cell_belongs_to_its_artifact(measured: tuple[Path, list[Outcome], Log]) -> None:
