@@ -87,7 +87,7 @@ class PixelStore:
                 np.save(path, pixels)
             position = {id(sample): index for index, sample in enumerate(val)}
             names = tuple(
-                str(sample.source) if isinstance(sample.source, Path) else f"image {position[id(sample)]}"
+                f"image {position[id(sample)]}" if isinstance(sample.source, np.ndarray) else str(sample.source)
                 for sample in some
             )
             self._pixels[key] = Pixels(path, [sample.label for sample in some], len(val), names)
