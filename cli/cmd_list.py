@@ -59,7 +59,7 @@ def _metrics() -> list[tuple[str, str]]:
 def _data() -> list[tuple[str, str]]:
     from effvit.data.base import data_sources
 
-    return [("PATH" if source.takes_path else source.name, source.summary) for source in data_sources().values()]
+    return [(source.form, source.summary) for source in data_sources().values()]
 
 
 def _models() -> list[tuple[str, str]]:

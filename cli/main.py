@@ -12,6 +12,7 @@ from effvit import __version__
 from effvit.cli import (
     cmd_attention,
     cmd_compare,
+    cmd_data,
     cmd_diff,
     cmd_doctor,
     cmd_evaluate,
@@ -66,6 +67,7 @@ def options(
 # The summaries of `effvit --help`: what fits a line of 80 characters.
 app.command("doctor", short_help="say what this machine can run")(cmd_doctor.doctor)
 app.command("list", short_help="list attention variants, backends, metrics, data or models")(cmd_list.list_names)
+app.add_typer(cmd_data.app, name="data", short_help="find damaged, odd and repeated images")
 app.command("attention", short_help="show what attention variants are and promise on paper")(cmd_attention.attention)
 app.command("finetune", short_help="swap the attention of a model and fine-tune it")(cmd_finetune.finetune)
 app.add_typer(cmd_runs.app, name="runs", short_help="list runs, and show the curves of one")

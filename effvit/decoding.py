@@ -1,14 +1,16 @@
-"""Image files to RGB images. Pillow only, no torch."""
+"""Encoded images to RGB images. Pillow only, no torch."""
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +19,35 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from effvit.errors import DataError
 from effvit.progress import Progress
 
-Source = Path | npt.NDArray[np.uint8]
-"""An image file, or an RGB image in memory, `(height, width, 3)`."""
+ORIENTATION = 0x0112
+"""The EXIF tag that says how an image is to be turned: CIPA DC-008, section 4.6.5.1.6."""
+
+
+class Stored(Protocol):
+    """An encoded image that is no file of its own, in a table, say. Its `str` is what messages call it."""
+
+    def read(self) -> bytes:
+        """Return the encoded image; raise OSError where it cannot be had."""
+
+
+Source = Path | npt.NDArray[np.uint8] | Stored
+"""An image file, an RGB image in memory, `(height, width, 3)`, or an encoded image that lies elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How an image is stored: Pillow's names for its format and mode, and its size in px as it is seen.
+
+    `turned` is whether its metadata has it turned or mirrored, `animated` whether further frames follow.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    turned: bool
+    animated: bool
+
 
 ITEM = TypeVar("ITEM")
 RESULT = TypeVar("RESULT")
@@ -49,23 +78,42 @@ def decode(source: Source) -> Image.Image:
     Raises:
         DataError: A file that is missing, unreadable, damaged or too large; the message names it.
     """
-    if not isinstance(source, Path):
+    if isinstance(source, np.ndarray):
         return Image.fromarray(source)
     try:
         return _read(source)
     except DECODE_ERRORS as error:
-        raise DataError(
-            f"{source} cannot be used as an image: {_reason(source, error)}", "repair or remove the file"
-        ) from error
+        raise _refusal(source, error) from error
 
 
-def why_unusable(path: Path) -> str | None:
-    """Decode the whole file and return the reason why that fails; None if it does not."""
+def why_unusable(source: Source) -> str | None:
+    """Decode the whole image and return the reason why that fails; None if it does not."""
+    if isinstance(source, np.ndarray):
+        return None
     try:
-        _read(path)
+        _read(source)
     except DECODE_ERRORS as error:
-        return _reason(path, error)
+        return _reason(source, error)
     return None
+
+
+def encoding_of(source: Source) -> Encoding:
+    """Return how the image is stored, from its header alone.
+
+    Raises:
+        DataError: As `decode`.
+    """
+    if isinstance(source, np.ndarray):
+        return Encoding("pixels", "RGB", source.shape[1], source.shape[0], turned=False, animated=False)
+    try:
+        with _opened(source) as image:
+            orientation = _orientation(image)
+            # From 5 on, rows and columns change places.
+            width, height = (image.height, image.width) if orientation >= 5 else image.size
+            animated: bool = getattr(image, "is_animated", False)
+            return Encoding(image.format or "", image.mode, width, height, orientation > 1, animated)
+    except DECODE_ERRORS as error:
+        raise _refusal(source, error) from error
 
 
 def decoded_bytes(source: Source) -> int:
@@ -74,15 +122,13 @@ def decoded_bytes(source: Source) -> int:
     Raises:
         DataError: As `decode`.
     """
-    if not isinstance(source, Path):
+    if isinstance(source, np.ndarray):
         return source.nbytes
     try:
-        with Image.open(source) as image:
+        with _opened(source) as image:
             return 3 * image.width * image.height
     except DECODE_ERRORS as error:
-        raise DataError(
-            f"{source} cannot be used as an image: {_reason(source, error)}", "repair or remove the file"
-        ) from error
+        raise _refusal(source, error) from error
 
 
 def in_threads(work: Callable[[ITEM], RESULT], items: Sequence[ITEM], progress: Progress) -> Iterator[RESULT]:
@@ -93,8 +139,17 @@ def in_threads(work: Callable[[ITEM], RESULT], items: Sequence[ITEM], progress: 
             yield result
 
 
-def _read(path: Path) -> Image.Image:
-    with Image.open(path) as image:
+def _opened(source: Path | Stored) -> Image.Image:
+    image = Image.open(source if isinstance(source, Path) else io.BytesIO(source.read()))
+    # Above its limit Pillow only warns, once, and above twice the limit it refuses.
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        image.close()
+        raise Image.DecompressionBombError
+    return image
+
+
+def _read(source: Path | Stored) -> Image.Image:
+    with _opened(source) as image:
         image.load()
         return _rgb(_upright(image))
 
@@ -105,6 +160,15 @@ def _upright(image: Image.Image) -> Image.Image:
     except DECODE_ERRORS:
         # The pixels are fine and only the metadata is damaged: every viewer shows such an image as it is stored.
         return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 is upright, as is what the metadata does not say."""
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except DECODE_ERRORS:
+        return 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -120,11 +184,19 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _refusal(source: Path | Stored, error: Exception) -> DataError:
+    return DataError(f"{source} cannot be used as an image: {_reason(source, error)}", "repair or remove the file")
+
+
+def _reason(source: Path | Stored, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"more than {Image.MAX_IMAGE_PIXELS} pixels could be a decompression bomb"
     if isinstance(error, UnidentifiedImageError):
-        return "the file is empty" if path.stat().st_size == 0 else "no image format fits its contents"
+        return "the file is empty" if _is_empty(source) else "no image format fits its contents"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error) or type(error).__name__
+
+
+def _is_empty(source: Path | Stored) -> bool:
+    return source.stat().st_size == 0 if isinstance(source, Path) else not source.read()

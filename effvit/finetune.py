@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
@@ -325,5 +326,5 @@ def workers_for(request: Finetuning, data: ImageData) -> int:
     """Return how many processes load images: by default none for those in memory, which need no decoding."""
     if request.workers is not None:
         return request.workers
-    in_memory = not isinstance(data.train[0].source, Path)
+    in_memory = isinstance(data.train[0].source, np.ndarray)
     return 0 if in_memory else min(8, usable_cores())

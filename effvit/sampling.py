@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
-from effvit.data.base import Sample
 from effvit.errors import UsageError
+
+if TYPE_CHECKING:
+    from effvit.data.base import Sample
 
 
 def stratified_split(labels: Sequence[Hashable], val_share: float, seed: int) -> tuple[list[int], list[int]]:

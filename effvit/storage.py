@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import hashlib
 import os
@@ -73,6 +74,21 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Have other processes that come to the lock file `path` wait until this one leaves the block, or ends.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+    with stream:
+        fcntl.lockf(stream, fcntl.LOCK_EX)
+        yield
 
 
 def remove_unfinished(path: Path) -> None:

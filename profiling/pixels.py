@@ -90,7 +90,7 @@ class PixelStore:
                 np.save(path, pixels)
             position = {id(sample): index for index, sample in enumerate(val)}
             names = tuple(
-                str(sample.source) if isinstance(sample.source, Path) else f"image {position[id(sample)]}"
+                f"image {position[id(sample)]}" if isinstance(sample.source, np.ndarray) else str(sample.source)
                 for sample in some
             )
             places = f"{record.data.fingerprint} {[position[id(sample)] for sample in some]}"

@@ -1,5 +1,6 @@
 """Odd images load, damaged ones are named."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from pictures import noise, truncate
 from PIL import Image
 
-from effvit.decoding import decode, decoded_bytes, in_threads, why_unusable
+from effvit.decoding import Encoding, decode, decoded_bytes, encoding_of, in_threads, why_unusable
 from effvit.errors import DataError
 from effvit.progress import silent
 
@@ -97,6 +98,49 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     noise().save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     assert why_unusable(tmp_path / "bomb.png") == f"more than {limit} pixels could be a decompression bomb"
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("function", [decode, decoded_bytes, encoding_of])
+def test_a_bomb_of_which_pillow_only_warns_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Callable[[Path], object]
+) -> None:
+    noise().save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 479)
+    with pytest.raises(DataError, match=r"bomb\.png cannot be used as an image: more than 479 pixels"):
+        function(tmp_path / "bomb.png")
+
+
+class Bytes:
+    """An image that is no file."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __str__(self) -> str:
+        return "cell 7"
+
+    def read(self) -> bytes:
+        return self.content
+
+
+def test_an_image_that_is_no_file_is_decoded_and_named(tmp_path: Path) -> None:
+    noise().save(tmp_path / "a.png")
+    stored = Bytes((tmp_path / "a.png").read_bytes())
+    assert np.array_equal(np.asarray(decode(stored)), np.asarray(noise()))
+    assert decoded_bytes(stored) == 1440
+    with pytest.raises(DataError, match="cell 7 cannot be used as an image: the file is empty"):
+        decode(Bytes(b""))
+
+
+def test_an_encoding_is_what_the_header_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(24, 20).convert("L").save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
+    assert encoding_of(tmp_path / "turned.jpg") == Encoding("JPEG", "L", 20, 24, turned=True, animated=False)
+    assert encoding_of(tmp_path / "a.gif") == Encoding("GIF", "P", 8, 8, turned=False, animated=True)
+    assert encoding_of(np.asarray(noise(24, 20))) == Encoding("pixels", "RGB", 24, 20, turned=False, animated=False)
 
 
 def test_a_good_image_has_no_reason(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
-from effvit.data.base import DataDefaults
-from effvit.data.folder import DEFAULTS as FOLDER_DEFAULTS
+from effvit.data.base import PHOTOGRAPHS, DataDefaults
 from effvit.errors import UnsupportedError
 from effvit.preprocessing import Preprocessing, evaluation_transform, normalise, preprocessing_of, training_transform
 
@@ -114,7 +113,7 @@ def test_augmentation_changes_images(change: DataDefaults) -> None:
 def test_the_folders_own_augmentation_survives_every_magnitude() -> None:
     """timm's posterize keeps 0 bits at the largest magnitude, which Pillow refuses; found after 40 s on real images."""
     random.seed(0)
-    augment = training_transform(IMAGENET, 32, 32, FOLDER_DEFAULTS)
+    augment = training_transform(IMAGENET, 32, 32, PHOTOGRAPHS)
     image = photograph(48, 48)
     for _ in range(1500):  # 2 of some 15 operations an image; the uncapped policy fails within 300
         augment(image)

@@ -11,12 +11,26 @@ from effvit.errors import DataError
 
 def test_every_source_is_found_and_described() -> None:
     sources = data_sources()
-    assert list(sources) == ["digits", "folder"]
+    assert list(sources) == ["digits", "folder", "hf", "imagenet100", "table", "torchvision"]
     assert all(source.summary for source in sources.values())
 
 
-def test_exactly_one_source_reads_paths() -> None:
-    assert [source.name for source in data_sources().values() if source.takes_path] == ["folder"]
+def test_every_form_but_that_of_a_path_begins_with_the_sources_name() -> None:
+    forms = {source.name: source.form for source in data_sources().values()}
+    assert forms.pop("folder") == "PATH"
+    assert all(form == name or form.startswith(f"{name}:") for name, form in forms.items())
+
+
+@pytest.mark.parametrize("name", ["digits:", "digits:x", "folder:x", "hfx:y", "imagenet100"])
+def test_a_name_in_another_form_is_no_data_set(name: str) -> None:
+    with pytest.raises(DataError, match="is neither a data set nor a path that exists"):
+        load_data(name)
+
+
+def test_a_path_with_a_sources_name_in_it_is_reached_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "hf:pets", {"cat": 2, "dog": 2})
+    monkeypatch.chdir(tmp_path)
+    assert load_data("./hf:pets").classes == ("cat", "dog")
 
 
 def test_a_misspelt_name_gets_the_closest_one_and_a_way_out() -> None:

@@ -127,19 +127,17 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_vanished_since_is_named(tmp_path: Path) -> None:
-    from effvit.data.folder import load
-    from effvit.progress import silent
+    from effvit.data.folder import find
 
     with pytest.raises(DataError, match=f"there is no folder {tmp_path}/gone"):
-        load(f"{tmp_path}/gone", skip_corrupt=False, progress=silent)
+        find(f"{tmp_path}/gone")
 
 
 def test_a_path_the_system_rejects_is_a_data_error(tmp_path: Path) -> None:
-    from effvit.data.folder import load
-    from effvit.progress import silent
+    from effvit.data.folder import find
 
     with pytest.raises(DataError, match="cannot be read: File name too long"):
-        load(f"{tmp_path}/{'x' * 300}", skip_corrupt=False, progress=silent)
+        find(f"{tmp_path}/{'x' * 300}")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
@@ -177,7 +175,7 @@ def test_a_class_folder_without_images_is_named(pets: Path, part: str) -> None:
     for side in ("train", "val"):
         (pets / side / "cow").mkdir()
     noise().save(pets / ("val" if part == "train" else "train") / "cow/0.png")
-    assert str(refused(pets)) == f"the class folder {pets}/{part}/cow cannot be used: it has no image files"
+    assert str(refused(pets)) == f"the class cow of the {part} part of {pets} cannot be used: it has no image files"
 
 
 def test_different_classes_are_named(pets: Path) -> None:
@@ -192,7 +190,7 @@ def test_many_missing_classes_are_counted(pets: Path) -> None:
 
 def test_a_single_image_cannot_be_split(tmp_path: Path) -> None:
     error = refused(write_folder(tmp_path, {"cat": 4, "dog": 1}))
-    assert str(error) == f"the class folder {tmp_path}/dog has 1 usable image, too few to hold one out"
+    assert str(error) == f"the class dog of {tmp_path} has 1 usable image, too few to hold one out"
 
 
 def with_damage(root: Path) -> Path:
@@ -206,7 +204,7 @@ def with_damage(root: Path) -> Path:
 
 def test_damaged_images_are_named_with_reasons(tmp_path: Path) -> None:
     error = refused(with_damage(tmp_path))
-    assert str(error).startswith(f"3 of 9 image files in {tmp_path} cannot be used: cat/1.jpg (")
+    assert str(error).startswith(f"3 of 9 images of {tmp_path} cannot be used: cat/1.jpg (")
     assert "cat/2.jpg (the file is empty), cat/3.jpg (no image format fits its contents)" in str(error)
     assert "--skip-corrupt" in error.hint
 
@@ -231,12 +229,14 @@ def test_damaged_images_are_left_out_on_request(tmp_path: Path) -> None:
 
 def test_a_class_that_loses_every_image_is_an_error(pets: Path) -> None:
     truncate(pets / "val/dog/0.png")
-    with pytest.raises(DataError, match=f"{pets}/val/dog cannot be used: every image in it is corrupt"):
+    with pytest.raises(
+        DataError, match=f"the class dog of the val part of {pets} cannot be used: every image in it is corrupt"
+    ):
         load_skipping(pets)
 
 
 def test_a_class_left_with_one_image_cannot_be_split(tmp_path: Path) -> None:
     write_folder(tmp_path, {"cat": 2, "dog": 2})
     truncate(tmp_path / "dog/0.png")
-    with pytest.raises(DataError, match="dog has 1 usable image"):
+    with pytest.raises(DataError, match=r"the class dog of .* has 1 usable image"):
         load_skipping(tmp_path)
