@@ -17,11 +17,13 @@ from effvit.cli.options import (
     ThreadsOption,
     attentions_from_text,
     calibration_method_from_text,
+    pins_from_text,
     precisions_from_text,
     resolutions_from_text,
 )
 from effvit.cli.output import CountingBar, progress_bars, say, show, warn, write_json
 from effvit.errors import BackendUnavailableError, UnavailableError
+from effvit.export.pins import PINNABLE
 from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantisation, Quantised
 
 if TYPE_CHECKING:
@@ -58,6 +60,14 @@ def export(
     quantise_attention: Annotated[
         bool, typer.Option("--quantise-attention", help="int8 in the products around the softmax, too")
     ] = False,
+    pin_fp32: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|NAME,...",
+            help="keep modules in fp32 where the artifact has 16 bits or less: as few as repair one that is refused, "
+            "or those named, such as blocks.3.attn, 'blocks.*.norm1', 'block 3'",
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
@@ -68,6 +78,9 @@ def export(
     its doubt. There is one graph for every resolution and precision; the batch is free. Artifacts made before are found
     again. A runtime that does something else than it was asked for, such as computing in another type, ends with exit
     code 4; the graphs that engines are made from are not judged by that, only by what they return.
+
+    With --pin-fp32 auto, an artifact that is refused for its decisions is compared with the fp32 graph block by block;
+    the fewest blocks, then the fewest modules in them, that make it pass stay in fp32, and what that costs is timed.
     """
     graphs = precisions_from_text(onnx) if onnx is not None else []
     engines = precisions_from_text(trt) if trt is not None else []
@@ -88,6 +101,7 @@ def export(
     missing = engine_backend.unavailable() if engines else None
     chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
     wanted = _wanted(graphs, engines, missing is None)
+    pins = pins_from_text(pin_fp32, [precision for _, precision, _ in wanted])
     made: list[Artifact] = []
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         for one in chosen:
@@ -96,7 +110,9 @@ def export(
                     say(f"exporting {one.name} at {height} x {width} px, {precision}, {backend.format}")
                     source = Source(one, height, width, precision, quantisation)
                     limits = Limits(max_drop, (warn if allow_fallback else refuse) if judged else None)
-                    made.append(_export(source, backend, pixels, verify_images, threads or usable_cores(), limits))
+                    made.append(
+                        _export(source, backend, pixels, verify_images, threads or usable_cores(), limits, pins)
+                    )
                     if made[-1].quantised is not None:
                         say(_summary(made[-1].quantised))
     if json:
@@ -150,8 +166,10 @@ def _export(
     verify_images: int,
     threads: int,
     limits: Limits,
+    pins: Sequence[str],
 ) -> Artifact:
     from effvit.backbone import check_resolution
+    from effvit.cli.pinning import pinned
     from effvit.export.build import verified_artifact
 
     spec, precision = source.run.record.spec, source.precision
@@ -163,4 +181,6 @@ def _export(
         )
     backend.require(precision)
     images = pixels.get(source.run, source.height, source.width, verify_images)
+    if pins and precision in PINNABLE:
+        return pinned(source, backend, images, threads, limits, pins)
     return verified_artifact(source, backend, images.path, threads, images.truth, limits)

@@ -10,6 +10,7 @@ from effvit.export.census import GraphCensus, Port, ProductShare, Quantisation
 from effvit.export.differences import Comparison
 from effvit.export.engine_census import EngineCensus, LayerShare
 from effvit.export.inspection import Inspection, Verdict
+from effvit.export.pins import PinCost
 from effvit.profiling.report import quantities
 from effvit.profiling.stats import agreement_of
 
@@ -41,11 +42,20 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
+def cost_text(cost: PinCost) -> str:
+    """Return what pins cost as part of a sentence: `1.04x the time (1.03x to 1.05x, batch 1, 2 threads)`."""
+    interval = "" if cost.low is None or cost.high is None else f"{cost.low:.3f}x to {cost.high:.3f}x, "
+    threads = f"{cost.threads} thread{'s' * (cost.threads != 1)}"
+    unstable = f"; unstable: {cost.unstable}" if cost.unstable else ""
+    return f"{cost.value:.3f}x the time ({interval}batch {cost.batch}, {threads}{unstable})"
+
+
 def _graph_parts(graph: GraphCensus) -> list[RenderableType]:
     about = plain(graph.path, quantities.size(graph.size_bytes))
     for name, text in (
         ("made by", graph.producer or "unknown"),
         ("exported as", "" if graph.precision is None else str(graph.precision)),
+        ("kept in fp32", ", ".join(graph.pins)),
         ("model", "" if graph.model is None else f"{graph.model.backbone}, {graph.model.attention} attention"),
         ("operator sets", ", ".join(f"{entry.name} {entry.count}" for entry in graph.opsets)),
         ("inputs", _ports(graph.inputs)),
@@ -118,8 +128,10 @@ def _reformats(engine: EngineCensus) -> str:
 
 
 def _verdicts_table(verdicts: Sequence[Verdict]) -> Table:
-    table = plain("verified with", "precision", "same top-1 as PyTorch", "95 % interval")
-    for verdict in verdicts:
+    costs = [None if verdict.pinned is None else verdict.pinned.cost for verdict in verdicts]
+    heads = ["verified with", "precision", "same top-1 as PyTorch", "95 % interval"]
+    table = plain(*heads, *(["than with nothing kept in fp32"] if any(costs) else []))
+    for verdict, cost in zip(verdicts, costs, strict=True):
         parity = verdict.parity
         agreement = agreement_of(parity)
         table.add_row(
@@ -127,6 +139,7 @@ def _verdicts_table(verdicts: Sequence[Verdict]) -> Table:
             str(verdict.precision),
             f"{agreement.value:.1%} of {parity.images}",
             f"{agreement.low:.1%} to {agreement.high:.1%}",
+            *([] if cost is None else [cost_text(cost)]),
         )
     return table
 

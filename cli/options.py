@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from effvit.errors import UnknownNameError, UsageError
+from effvit.export.pins import PINNABLE
 from effvit.export.quantisation import METHODS, Method
 from effvit.mix import parse_mix
 from effvit.profiling.devices import Device, device_from_text
@@ -149,6 +150,24 @@ def precisions_from_text(text: str) -> list[Precision]:
         if part not in known:
             raise UnknownNameError("precision", part, known)
     return _some([Precision(part) for part in names_from_text(text)], text, "precision", "fp32,fp16")
+
+
+def pins_from_text(text: str | None, precisions: Sequence[Precision]) -> list[str]:
+    """Return the names of what is to stay in fp32, `auto` alone among them; None gives nothing.
+
+    Raises:
+        UsageError: No name at all, names beside `auto`, or none of the `precisions` has anything to keep in fp32.
+    """
+    if text is None:
+        return []
+    names = _some(names_from_text(text), text, "module", "--pin-fp32 auto, or --pin-fp32 blocks.3.attn")
+    if "auto" in names and len(names) > 1:
+        raise UsageError("auto finds the modules by itself", "write --pin-fp32 auto, or name modules, not both")
+    if set(precisions).isdisjoint(PINNABLE):
+        raise UsageError(
+            f"nothing is pinned to fp32 in {' or '.join(precisions)}", f"add one of: {', '.join(PINNABLE)}"
+        )
+    return names
 
 
 def calibration_method_from_text(text: str) -> Method:

@@ -85,11 +85,16 @@ def artifacts_table(artifacts: Sequence[Artifact]) -> Table:
             _relative(Path(artifact.path)),
             artifact.model.attention,
             f"{artifact.height}x{artifact.width}",
-            str(artifact.precision),
+            _precision(artifact),
             f"{artifact.size_bytes / 2**20:.1f} MiB",
             *_parity_columns(artifact.parity),
         )
     return table
+
+
+def _precision(artifact: Artifact) -> str:
+    wide = "" if artifact.pinned is None else f", {', '.join(artifact.pinned.modules)} in fp32"
+    return f"{artifact.precision}{wide}"
 
 
 def _parity_columns(parity: Parity | None) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effvit.errors import BackendUnavailableError, UnsupportedError
+from effvit.export.pins import Pinned
 from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantisation, Quantised
 from effvit.export.settings import RuntimeSettings
 from effvit.preprocessing import Preprocessing
@@ -75,7 +76,7 @@ class Artifact:
 
     `path` is absolute; `sha256` and `size_bytes` are the file's. `parity` is None until the artifact was compared with
     the PyTorch model. `gpus` are those it was built on, with their drivers, if it is of use there alone. `quantised` is
-    None for graphs that are not.
+    None for graphs that are not, `pinned` where no module stays in fp32 that would not anyway.
     """
 
     format: str
@@ -94,6 +95,7 @@ class Artifact:
     parity: Parity | None = None
     gpus: tuple[str, ...] = ()
     quantised: Quantised | None = None
+    pinned: Pinned | None = None
 
 
 class Session(Protocol):
@@ -134,7 +136,8 @@ class StagedSession(Session, Protocol):
 class Source:
     """What an artifact is made from: a run, at one resolution (px) and precision.
 
-    `quantisation` has a meaning for precisions that are quantised.
+    `quantisation` has a meaning for precisions that are quantised; `pins`, the names of modules that stay in fp32, for
+    those of 16 bits or less.
     """
 
     run: Run
@@ -142,6 +145,7 @@ class Source:
     width: int
     precision: Precision
     quantisation: Quantisation = DEFAULT_QUANTISATION
+    pins: tuple[str, ...] = ()
 
     def model(self) -> VisionTransformer:
         """Return the trained fp32 model at this resolution, in evaluation mode."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,12 @@ def with_boundaries(model: onnx.ModelProto, between: tuple[Boundary, ...]) -> on
         helper.make_tensor_value_info(_OUTPUT, TensorProto.FLOAT, [batch.dim_param or batch.dim_value, None])
     )
     return copy
+
+
+def made_in(node: onnx.NodeProto, modules: Collection[str]) -> bool:
+    """Return whether the node came from one of the `modules` of a model, or from one inside it."""
+    scopes = {scope.partition(":")[0] for scope in _namespace(node).split("/")}
+    return any(f"model.{module}" in scopes for module in modules)
 
 
 def _parts(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, int]]:

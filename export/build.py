@@ -60,6 +60,24 @@ def verified_artifact(
         EffvitError: Whatever `limits.fallback` raises; nothing is verified then.
     """
     artifact = find(source, backend) or make(source, backend)
+    return judged_artifact(artifact, source, backend, pixels, threads, truth, limits)
+
+
+def judged_artifact(
+    artifact: Artifact,
+    source: Source,
+    backend: Backend,
+    pixels: Path,
+    threads: int,
+    truth: Truth | None = None,
+    limits: Limits = Limits(),  # it cannot be changed
+) -> Artifact:
+    """Return the artifact, which was made of `source`, verified as `verified_artifact` does it.
+
+    Raises:
+        MismatchError: It is not the model it was made from, or loses more; it does not count as verified then.
+        EffvitError: Whatever `limits.fallback` raises; nothing is verified then.
+    """
     known = artifact.parity is not None and _judged(artifact.parity, truth)
     if not known or limits.fallback is not None:
         images = np.load(pixels)

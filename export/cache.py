@@ -16,6 +16,7 @@ from effvit.environment import capture_environment, package_version
 from effvit.errors import CheckpointError
 from effvit.export.base import Artifact, Backend, Logits, Source
 from effvit.export.decisions import Truth, check_drop
+from effvit.export.pins import Pinned
 from effvit.export.quantisation import Quantised
 from effvit.export.sidecars import FOLDER, read_sidecar
 from effvit.export.verify import check, compare
@@ -63,7 +64,7 @@ def make(source: Source, backend: Backend) -> Artifact:
         StorageError: The disk is full, or the folder cannot be written.
     """
     started = time.perf_counter()
-    path = backend.export(source, _folder(source) / f"{_stem(source, backend)}{backend.suffix}")
+    path = backend.export(source, _file(source, backend))
     record = source.run.record
     return Artifact(
         format=backend.format,
@@ -81,6 +82,7 @@ def make(source: Source, backend: Backend) -> Artifact:
         build_s=time.perf_counter() - started,
         gpus=capture_environment().gpus if backend.device_bound else (),
         quantised=_quantised(source, path),
+        pinned=Pinned(source.pins) if source.pins else None,
     )
 
 
@@ -117,10 +119,19 @@ def verify(
     if max_drop is not None:
         check_drop(parity, artifact, max_drop)
     verified = replace(artifact, parity=parity)
+    keep(verified, source, backend, device)
+    return verified
+
+
+def keep(artifact: Artifact, source: Source, backend: Backend, device: str = "cpu") -> None:
+    """Write what is known of `artifact`, which `backend` has verified on this kind of device, beside its file.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written.
+    """
     # Relative to the run, so that a run folder can be moved or copied to another machine.
     relative = Path(artifact.path).relative_to(source.run.folder.resolve())
-    write_atomically(_sidecar(source, backend, device), msgspec.json.encode(replace(verified, path=str(relative))))
-    return verified
+    write_atomically(_sidecar(source, backend, device), msgspec.json.encode(replace(artifact, path=str(relative))))
 
 
 def forget(source: Source, backend: Backend) -> None:
@@ -128,8 +139,20 @@ def forget(source: Source, backend: Backend) -> None:
     _sidecar(source, backend, backend.devices[0]).unlink(missing_ok=True)
 
 
+def discard(source: Source, backend: Backend) -> None:
+    """Remove the artifact of `source` that was made for `backend` to try it, and what is known of it."""
+    forget(source, backend)
+    file = _file(source, backend)
+    for path in (file, file.with_suffix(GRAPH_SUFFIX)):
+        path.unlink(missing_ok=True)
+
+
 def _folder(source: Source) -> Path:
     return source.run.folder / FOLDER
+
+
+def _file(source: Source, backend: Backend) -> Path:
+    return _folder(source) / f"{_stem(source, backend)}{backend.suffix}"
 
 
 def _sidecar(source: Source, backend: Backend, device: str) -> Path:
@@ -149,6 +172,8 @@ def _stem(source: Source, backend: Backend) -> str:
     made_of = [spec, source.height, source.width, source.precision, backend.format, versions, devices]
     if source.precision.quantised:
         made_of += [source.quantisation, package_version("onnxruntime") or package_version("onnxruntime-gpu")]
+    if source.pins:
+        made_of.append(source.pins)
     digest = hashlib.sha256(msgspec.json.encode(made_of)).hexdigest()[:10]
     size = str(source.height) if source.height == source.width else f"{source.height}x{source.width}"
     return f"{file_name(spec.attention)}-{size}px-{source.precision}-{digest}"

@@ -89,7 +89,7 @@ class GraphCensus:
     """An ONNX graph in numbers; `size_bytes` counts the files of its weights, too.
 
     `precision` and `model` are what the graph's metadata say that it was exported as and from, None in graphs of
-    others.
+    others; `pins` are the modules of the model that stay in fp32 in it.
     """
 
     path: str
@@ -106,6 +106,7 @@ class GraphCensus:
     external: tuple[ExternalFile, ...]
     precision: Precision | None
     model: ModelSpec | None
+    pins: tuple[str, ...] = ()
 
     @property
     def nodes(self) -> int:
@@ -142,6 +143,7 @@ def graph_census(path: Path) -> GraphCensus:
         external=external,
         precision=_decoded(metadata.get("effvit.precision"), Precision),
         model=_decoded(metadata.get("effvit.model"), ModelSpec),
+        pins=_decoded(metadata.get("effvit.pins"), tuple[str, ...]) or (),
     )
 
 

@@ -109,7 +109,8 @@ def check_drop(parity: Parity, artifact: Artifact, most: float) -> None:
     # Counts are whole: rounding must not refuse what is exactly allowed.
     if -100 * measured.value <= most + 1e-9:
         return
-    step, hint = 100 / parity.images, "choose a higher precision, or allow more with --max-drop"
+    step = 100 / parity.images
+    hint = "keep parts in fp32 with --pin-fp32 auto, choose a higher precision, or allow more with --max-drop"
     if step > most:
         hint = f"verify on more images: a single one of {parity.images} is {step:.2f} points"
     raise MismatchError(

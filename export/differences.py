@@ -121,7 +121,7 @@ def check_comparison(comparison: Comparison) -> None:
     raise CheckFailedError(
         f"{comparison.second} parts from {comparison.first} in {part.part}: the relative error is {part.error:.2g}, "
         f"and precision explains {part.explained:.2g}",
-        "keep that block in fp32, or look at what differs there with `effvit inspect`",
+        f"keep it in fp32 with `effvit export --pin-fp32 '{part.part}'`, or see what differs with `effvit inspect`",
     )
 
 

@@ -13,6 +13,7 @@ from effvit.export.census import GraphCensus, graph_census
 from effvit.export.engine_census import EngineCensus, engine_census, layer_times
 from effvit.export.engine_file import check_engine
 from effvit.export.graph_file import AGAIN, read_file
+from effvit.export.pins import Pinned
 from effvit.export.sidecars import Sidecar, sidecars_of
 from effvit.spec import Precision
 from effvit.storage import sha256_of
@@ -23,11 +24,12 @@ LAYERS = ".json"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How far the artifact lies from the PyTorch model where `backend` runs it."""
+    """How far the artifact lies from the PyTorch model where `backend` runs it, and what stays in fp32 in it."""
 
     backend: str
     precision: Precision
     parity: Parity
+    pinned: Pinned | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ def check_types(inspection: Inspection) -> None:
         counts = {share.type: share.weighted for share in inspection.graph.products}
         if precision is Precision.TF32:
             asked = Precision.FP32  # a graph cannot say more: rounding inside products is the runtime's
+        elif inspection.graph.pins:
+            counts.pop(Precision.FP32, None)  # as it was asked for
     elif inspection.engine is not None:
         counts = {share.type: share.layers for share in inspection.engine.products}
     total, kept = sum(counts.values()), counts.get(asked, 0)
@@ -126,7 +130,7 @@ def _layer_information(plan: bytes, known: Sequence[Sidecar]) -> bytes:
 
 def _verdicts(known: Sequence[Sidecar]) -> tuple[Verdict, ...]:
     return tuple(
-        Verdict(sidecar.backend, sidecar.artifact.precision, sidecar.artifact.parity)
+        Verdict(sidecar.backend, sidecar.artifact.precision, sidecar.artifact.parity, sidecar.artifact.pinned)
         for sidecar in known
         if sidecar.artifact.parity is not None
     )

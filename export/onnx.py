@@ -24,6 +24,7 @@ OPSET = 20
 # Convolutions take bfloat16 since this one, whose attention is the same.
 BFLOAT16_OPSET = 22
 INPUT, OUTPUT = "images", "logits"
+PINS = "effvit.pins"
 # Protocol buffers hold no more than 2 GiB; the graph itself needs a little of that.
 LARGEST_FILE_BYTES = 2**31 - 2**24
 
@@ -38,7 +39,7 @@ def export_onnx(source: Source, path: Path) -> Path:
         ExportError: PyTorch could not export the model, the graph is not valid, or it exceeds 2 GiB.
         StorageError: The disk is full, or the folder cannot be written.
     """
-    model = TypedModel(source.model(), source.precision)
+    model = TypedModel(source.model(), source.precision, source.pins)
     size_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
     if size_bytes > LARGEST_FILE_BYTES:
         raise ExportError(
@@ -91,6 +92,8 @@ def _add_metadata(proto: onnx.ModelProto, source: Source) -> None:
         ("effvit.precision", str(source.precision)),
     ):
         proto.metadata_props.add(key=key, value=msgspec.json.encode(value).decode())
+    if source.pins:
+        proto.metadata_props.add(key=PINS, value=msgspec.json.encode(source.pins).decode())
 
 
 def check_graph(proto: onnx.ModelProto) -> None:

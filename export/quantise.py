@@ -7,7 +7,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from onnx import numpy_helper
 
 from effvit.errors import BackendUnavailableError
 from effvit.export.base import Backend, Source
+from effvit.export.blocks import made_in
 from effvit.export.calibration import CalibrationReader, calibration_pixels
-from effvit.export.onnx import INPUT, check_graph, export_onnx, save_graph
+from effvit.export.onnx import INPUT, PINS, check_graph, export_onnx, save_graph
 from effvit.export.quantisable import attention_products, count_products, weight_products
 from effvit.export.quantisation import Quantisation, Quantised
 from effvit.spec import Precision
@@ -64,12 +65,12 @@ def export_for_cpu(source: Source, path: Path, backend: Backend) -> Path:
 
     require_quantiser()
     pixels = calibration_pixels(source)
-    exact = replace(source, precision=Precision.FP32)
+    exact = replace(source, precision=Precision.FP32, pins=())
     with temporary_folder() as folder:
         known = find(exact, backend)
         graph = onnx.load(Path(known.path) if known is not None else export_onnx(exact, folder / "exact.onnx"))
         reader = CalibrationReader(pixels, source.run.record.preprocessing, INPUT)
-        quantised = quantise(graph, reader, source.quantisation, FOR_CPU, folder)
+        quantised = quantise(graph, reader, source.quantisation, FOR_CPU, folder, source.pins)
     describe(quantised, source, len(pixels))
     check_graph(quantised)
     return save_graph(quantised, path)
@@ -90,16 +91,24 @@ def require_quantiser() -> None:
 
 
 def quantise(
-    graph: onnx.ModelProto, reader: CalibrationReader, asked: Quantisation, form: Form, folder: Path
+    graph: onnx.ModelProto,
+    reader: CalibrationReader,
+    asked: Quantisation,
+    form: Form,
+    folder: Path,
+    pins: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Return the float32 `graph` with Q/DQ pairs around its products with weights; `folder` holds what comes between.
 
-    `graph` itself is changed.
+    Products in the modules `pins` are left as they are. `graph` itself is changed.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     _fold_constants(graph)
     chosen = weight_products(graph, form.channels) + (attention_products(graph) if asked.attention else [])
+    if pins:
+        pinned = {node.name for node in graph.graph.node if made_in(node, pins)}
+        chosen = [name for name in chosen if name not in pinned]
     graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")  # or it is warned about
     methods = {
         "minmax": CalibrationMethod.MinMax,
@@ -133,6 +142,8 @@ def describe(graph: onnx.ModelProto, source: Source, images: int) -> None:
     told = Quantised(source.quantisation, images, products, of_products)
     kept = {entry.key: entry.value for entry in graph.metadata_props if entry.key.startswith("effvit.")}
     kept |= {PRECISION: f'"{source.precision}"', METADATA: msgspec.json.encode(told).decode()}
+    if source.pins:
+        kept[PINS] = msgspec.json.encode(source.pins).decode()
     onnx.helper.set_model_props(graph, kept)
 
 

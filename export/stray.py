@@ -8,6 +8,7 @@ from effvit.cost import cost_of
 from effvit.errors import ArtifactError
 from effvit.export.base import Artifact
 from effvit.export.census import graph_census
+from effvit.export.pins import Pinned
 from effvit.run import Run
 from effvit.storage import sha256_of
 
@@ -41,4 +42,5 @@ def stray_artifact(path: Path, run: Run) -> Artifact:
         cost=cost_of(run.model(height, width), record.spec),
         built_with=(),
         build_s=0.0,
+        pinned=Pinned(census.pins) if census.pins else None,
     )

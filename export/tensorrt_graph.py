@@ -55,7 +55,7 @@ def export_graph(source: Source, path: Path) -> Path:
         graph = onnx.load(export_onnx(replace(source, precision=Precision.FP16), folder / "half.onnx"))
         reader = CalibrationReader(pixels, source.run.record.preprocessing, INPUT)
         form = FOR_TENSORRT_FP8 if source.precision is Precision.FP8 else FOR_TENSORRT
-        graph = quantise(graph, reader, source.quantisation, form, folder)
+        graph = quantise(graph, reader, source.quantisation, form, folder, source.pins)
     if source.precision is Precision.FP8:
         _make_fp8(graph)
     describe(graph, source, len(pixels))

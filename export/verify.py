@@ -90,7 +90,7 @@ def check(parity: Parity, reference: Logits, artifact: Artifact) -> None:
         f"the {artifact.precision} artifact of {artifact.model.attention} at {artifact.height} px is not the PyTorch "
         f"model: logits differ by up to {parity.max_abs:.3g} (allowed {tolerance:.3g}), cosine {parity.cosine:.6f}, "
         f"same class for {parity.agreement:.1%} of {parity.images} images",
-        "export in fp32, or use a variant that keeps this precision",
+        "keep what it cannot hold in fp32 with --pin-fp32 auto, or use a variant that keeps this precision",
         max_abs=parity.max_abs,
         cosine=parity.cosine,
         agreement=parity.agreement,
@@ -112,7 +112,7 @@ def _check_decisions(parity: Parity, artifact: Artifact) -> None:
         f"the PyTorch model: same class for {parity.decisive_agreement:.1%} of the images that are no near tie (at "
         f"least {LEAST_QUANTISED_AGREEMENT:.0%}), for {parity.agreement:.1%} of all {parity.images}, cosine "
         f"{parity.cosine:.6f} (at least {LEAST_COSINE[artifact.precision]})",
-        "export in fp32, or take ranges otherwise: --calibration, --calibration-images",
+        "take ranges otherwise (--calibration, --calibration-images), or keep parts in fp32: --pin-fp32 auto",
         max_abs=parity.max_abs,
         cosine=parity.cosine,
         agreement=parity.agreement,
