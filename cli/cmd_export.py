@@ -151,8 +151,8 @@ def _export(
     threads: int,
     limits: Limits,
 ) -> Artifact:
-    from effvit.backbone import check_resolution
     from effvit.export.build import verified_artifact
+    from effvit.spec import check_resolution
 
     spec, precision = source.run.record.spec, source.precision
     check_resolution(spec.backbone, (source.height, source.width), spec.patch or 1)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from effvit.errors import StorageError
 
+_HASHED_AT_ONCE = 2**20
 HINTS = {
     errno.ENOSPC: "free some space on this disk, then run the same command again",
     errno.EDQUOT: "free some of your quota, then run the same command again",
@@ -131,5 +132,8 @@ def user_cache() -> Path:
 
 def sha256_of(path: Path) -> str:
     """Return the sha256 of the file at `path` in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while part := stream.read(_HASHED_AT_ONCE):
+            digest.update(part)
+    return digest.hexdigest()

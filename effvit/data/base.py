@@ -7,12 +7,14 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from effvit.decoding import Source
 from effvit.errors import DataError
 from effvit.progress import Progress, silent
 from effvit.registry import discover
+
+if TYPE_CHECKING:
+    from effvit.decoding import Source
 
 VAL_SHARE = 0.2
 SPLIT_SEED = 0

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from effvit.backbone import check_resolution
 from effvit.errors import (
     MOST_LISTED,
     ArtifactError,
@@ -26,7 +25,7 @@ from effvit.errors import (
     UsageError,
 )
 from effvit.recipe import Recipe
-from effvit.spec import Workload
+from effvit.spec import Workload, check_resolution
 from effvit.surgery import parse_options, pick_variant
 
 EXIT_CODES = {
