@@ -168,9 +168,9 @@ def _export(
     limits: Limits,
     pins: Sequence[str],
 ) -> Artifact:
-    from effvit.backbone import check_resolution
     from effvit.cli.pinning import pinned
     from effvit.export.build import verified_artifact
+    from effvit.spec import check_resolution
 
     spec, precision = source.run.record.spec, source.precision
     check_resolution(spec.backbone, (source.height, source.width), spec.patch or 1)

@@ -10,7 +10,9 @@ import typer
 
 from effvit import __version__
 from effvit.cli import (
+    cmd_agent,
     cmd_attention,
+    cmd_bundle,
     cmd_compare,
     cmd_data,
     cmd_diff,
@@ -20,6 +22,7 @@ from effvit.cli import (
     cmd_finetune,
     cmd_inspect,
     cmd_list,
+    cmd_predict,
     cmd_profile,
     cmd_recommend,
     cmd_report,
@@ -75,7 +78,10 @@ app.command("evaluate", short_help="measure accuracy through any backend")(cmd_e
 app.command("export", short_help="write ONNX graphs and TensorRT engines, verified")(cmd_export.export)
 app.command("inspect", short_help="show what a graph or an engine is made of")(cmd_inspect.inspect)
 app.command("diff", short_help="find the block where two graphs of a model part")(cmd_diff.diff)
+app.command("bundle", short_help="take a verified graph away, with all it needs")(cmd_bundle.bundle)
+app.command("predict", short_help="classify images with a bundle")(cmd_predict.predict)
 app.command("profile", short_help="measure latency, throughput, memory, accuracy")(cmd_profile.profile)
+app.add_typer(cmd_agent.app, name="agent", short_help="measure on machines without PyTorch")
 app.command("report", short_help="turn result files into tables, figures, HTML")(cmd_report.report)
 app.command("recommend", short_help="say what to ship under constraints")(cmd_recommend.recommend)
 app.command("compare", short_help="hold result files against a baseline, as a gate")(cmd_compare.compare)

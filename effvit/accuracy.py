@@ -71,10 +71,10 @@ def hits_add_up(accuracy: Accuracy) -> bool:
     except ValueError:  # not base64, or not even ASCII
         return False
     spare = -accuracy.images % 8
-    bits = int.from_bytes(packed)
+    bits = int.from_bytes(packed, "big")
     whole = len(packed) == (accuracy.images + 7) // 8 and not bits & ((1 << spare) - 1)
     return whole and bits.bit_count() == accuracy.top1_correct
 
 
 def _bits(accuracy: Accuracy) -> int | None:
-    return None if accuracy.hits is None else int.from_bytes(base64.b64decode(accuracy.hits))
+    return None if accuracy.hits is None else int.from_bytes(base64.b64decode(accuracy.hits), "big")

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effvit.attention.base import Geometry, InheritedAttention
-from effvit.errors import UnavailableError, UnknownNameError, UnsupportedError, UsageError, first_line
+from effvit.errors import UnavailableError, UnknownNameError, UnsupportedError, first_line
 from effvit.hub import hub_answers_or_cache_only
+from effvit.spec import check_resolution
 from effvit.unprojected import is_linear
 
 SUPPORTED = (
@@ -169,21 +170,6 @@ def resample_position(position: Tensor, prefix_tokens: int, before: tuple[int, i
     maps = patches.float().reshape(1, *before, -1).permute(0, 3, 1, 2)  # (1, dim, rows, columns)
     maps = F.interpolate(maps, size=tuple(after), mode="bicubic", antialias=True)
     return torch.cat([prefix, maps.flatten(2).transpose(1, 2).to(prefix.dtype)], dim=1)
-
-
-def check_resolution(name: str, resolution: tuple[int, int], patch: int) -> None:
-    """Check that `resolution` (height, width) px can be cut into square patches of `patch` px.
-
-    Raises:
-        UsageError: It cannot.
-    """
-    if patch < 1:
-        raise UsageError(f"the patch size must be at least 1 px, not {patch}", "choose a --patch of 1 or more")
-    for pixels in resolution:
-        if pixels < 1 or pixels % patch:
-            below, above = pixels // patch * patch, (pixels // patch + 1) * patch
-            near = f"{below} or {above}" if below else f"{above}"
-            raise UsageError(f"{pixels} px cannot be cut into the {patch} px patches of {name}", f"use {near} px")
 
 
 def unallocated(name: str) -> VisionTransformer:

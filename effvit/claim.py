@@ -1,4 +1,4 @@
-"""A run folder belongs to one process at a time. Standard library only."""
+"""A folder that is worked on belongs to one process at a time. Standard library only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,18 @@ def claimed(folder: Path) -> Iterator[None]:
         UsageError: Another process trains there.
         StorageError: The folder cannot be written.
     """
-    path = folder / LOCK
+    with exclusively(folder / LOCK, f"the run {folder.name} is being trained by another process"):
+        yield
+
+
+@contextmanager
+def exclusively(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock on the file `path`, which no two processes hold at once and which ends with its holder.
+
+    Raises:
+        UsageError: Another process holds it; `busy` says so.
+        StorageError: The folder cannot be written.
+    """
     with storage_errors(path):
         stream = path.open("w")
     with stream:
@@ -29,9 +40,7 @@ def claimed(folder: Path) -> Iterator[None]:
             # A lock of this kind is not handed down to processes that load images, which may outlive this one a little.
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UsageError(
-                f"the run {folder.name} is being trained by another process", "wait for it, or stop it first"
-            ) from error
+            raise UsageError(busy, "wait for it, or stop it first") from error
         try:
             yield
         finally:

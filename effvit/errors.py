@@ -15,6 +15,7 @@ EffvitError
 │   ├── ExportError             carries the stage that failed
 │   ├── FallbackError           a runtime does something else than it was asked for
 │   ├── MismatchError           an artifact disagrees with the PyTorch model
+│   ├── ChangedFileError        a file is not the one that was recorded
 │   ├── RegressionError         cells became worse than a limit allows
 │   └── ConstraintError         nothing measured satisfies what is asked for
 └── CellsFailedError            a sweep went through, but not every cell was measured
@@ -136,6 +137,10 @@ class MismatchError(CheckFailedError):
         self.max_abs = max_abs
         self.cosine = cosine
         self.agreement = agreement
+
+
+class ChangedFileError(CheckFailedError):
+    """A file is not the one that was recorded: it is missing, or its content is another."""
 
 
 class RegressionError(CheckFailedError):

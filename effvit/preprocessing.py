@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from effvit.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor, nn
 
 CropMode = Literal["center", "squash", "border"]

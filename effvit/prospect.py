@@ -16,7 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from effvit.attention.base import AttentionVariant, Geometry, InheritedAttention
 from effvit.backbone import (
     attention_layers,
-    check_resolution,
     create_backbone,
     geometry_of,
     patch_size,
@@ -24,7 +23,7 @@ from effvit.backbone import (
     set_resolution,
 )
 from effvit.cost import cost_of
-from effvit.spec import BASELINE, Cost, ModelSpec, OptionValue, Swap
+from effvit.spec import BASELINE, Cost, ModelSpec, OptionValue, Swap, check_resolution
 from effvit.surgery import pick_variant, replace_attention
 from effvit.traffic import traffic_bytes
 

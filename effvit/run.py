@@ -1,4 +1,7 @@
-"""A run: the folder that a fine-tuning leaves behind, and everything a later command needs to know of it."""
+"""A run: the folder that a fine-tuning leaves behind, and everything a later command needs to know of it.
+
+Imports no torch, but to make the model: devices that measure a run's artifacts have none.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,13 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
-import torch
-from timm.models.vision_transformer import VisionTransformer
 
-from effvit.backbone import set_resolution
-from effvit.checkpoint import load_weights, read_weights
 from effvit.data.base import ImageData, load_data
 from effvit.environment import Environment
 from effvit.errors import CheckpointError, DataError, StorageError, UnknownNameError, UnsupportedError, UsageError
@@ -25,7 +24,11 @@ from effvit.progress import Progress, silent
 from effvit.recipe import Recipe
 from effvit.spec import ModelSpec, file_name
 from effvit.storage import make_folder, sha256_of, storage_errors, write_atomically
-from effvit.surgery import model_from_spec
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from timm.models.vision_transformer import VisionTransformer
 
 SCHEMA = "effvit.run/2"
 WEIGHTS, LAST, RECORD, HISTORY = "model.safetensors", "last.safetensors", "run.json", "history.jsonl"
@@ -224,6 +227,10 @@ class Run:
                 f"the run {self.name} has no weights yet: its status is {self.record.status!r}",
                 "let `effvit finetune` finish at least one epoch",
             )
+        from effvit.backbone import set_resolution
+        from effvit.checkpoint import load_weights, read_weights
+        from effvit.surgery import model_from_spec
+
         model = model_from_spec(self.record.spec)
         tensors = read_weights(self.weights)
         if self.record.spec.weights != sha256_of(self.weights):
@@ -254,6 +261,8 @@ class RunInProgress:
     ) -> None:
         if error is None:
             return
+        import torch
+
         record = self.run.record
         status: Literal["interrupted", "failed"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         # The disk that is full may be why it ended; the first error is the one to show.
@@ -288,7 +297,7 @@ def new_folder(root: Path, name: str | None, record: RunRecord) -> Path:
         StorageError: The folder cannot be made, or the name is taken.
     """
     if name is None:
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
         data = re.sub(r"[^A-Za-z0-9]+", "_", Path(record.data.name).name).strip("_") or "data"
         name = f"{record.spec.backbone.partition('.')[0]}-{file_name(record.spec.attention)}-{data}-{stamp}"
     # A run elsewhere than directly under `root`, or hidden there, would not be found again.
@@ -367,7 +376,7 @@ def _folder_of(root: Path, name: str) -> Path:
 
 def now() -> str:
     """Return the time in ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def with_weights(record: RunRecord, path: Path) -> RunRecord:

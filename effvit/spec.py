@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 from effvit.errors import UsageError
 
@@ -13,7 +13,7 @@ BASELINE = "softmax"
 """The exact attention that every other mechanism is held against, and learns from."""
 
 
-class Precision(StrEnum):
+class Precision(str, Enum):
     """The type in which an artifact computes; `fp32` is strict, with TF32 off."""
 
     FP32 = "fp32"
@@ -22,6 +22,9 @@ class Precision(StrEnum):
     BF16 = "bf16"
     INT8 = "int8"
     FP8 = "fp8"
+
+    # Written and shown as its value, as a StrEnum is: Python 3.10, which runs on many devices, has none.
+    __str__ = str.__str__
 
     @property
     def quantised(self) -> bool:
@@ -57,6 +60,21 @@ class Workload:
     def resolution(self) -> str:
         """`224` for square images, `224x320` (height x width) otherwise."""
         return str(self.height) if self.height == self.width else f"{self.height}x{self.width}"
+
+
+def check_resolution(name: str, resolution: tuple[int, int], patch: int) -> None:
+    """Check that `resolution` (height, width) px can be cut into square patches of `patch` px.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if patch < 1:
+        raise UsageError(f"the patch size must be at least 1 px, not {patch}", "choose a --patch of 1 or more")
+    for pixels in resolution:
+        if pixels < 1 or pixels % patch:
+            below, above = pixels // patch * patch, (pixels // patch + 1) * patch
+            near = f"{below} or {above}" if below else f"{above}"
+            raise UsageError(f"{pixels} px cannot be cut into the {patch} px patches of {name}", f"use {near} px")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import fcntl
 import glob
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from effvit.errors import StorageError
 
+_HASHED_AT_ONCE = 2**20
 HINTS = {
     errno.ENOSPC: "free some space on this disk, then run the same command again",
     errno.EDQUOT: "free some of your quota, then run the same command again",
@@ -91,6 +93,30 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which becomes `path` with all that was put into it, on success.
+
+    Raises:
+        StorageError: `path` exists already, the disk is full, or the folder around it cannot be written.
+    """
+    if path.exists():
+        raise StorageError(f"{path} exists already", "choose another --out, or remove it")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as stream:
+                        os.fsync(stream.fileno())
+            temporary.chmod(0o755)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove_unfinished(path: Path) -> None:
     """Remove what `replacing` left beside `path` in processes that were killed meanwhile.
 
@@ -122,5 +148,8 @@ def user_cache() -> Path:
 
 def sha256_of(path: Path) -> str:
     """Return the sha256 of the file at `path` in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while part := stream.read(_HASHED_AT_ONCE):
+            digest.update(part)
+    return digest.hexdigest()

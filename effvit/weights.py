@@ -9,14 +9,14 @@ from pathlib import Path
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from effvit.backbone import check_resolution, create_backbone, patch_size, set_resolution
+from effvit.backbone import create_backbone, patch_size, set_resolution
 from effvit.checkpoint import CLASSIFIERS, converted_weights, load_weights, read_weights
 from effvit.errors import CheckpointError, UnavailableError
 from effvit.hub import HUB_PREFIX, download_config, download_weights
 from effvit.huggingface import check_fit, huggingface_weights
 from effvit.huggingface_config import is_huggingface, pixel_statistics, read_config
 from effvit.run import RECORD, WeightsRecord, open_run
-from effvit.spec import Swap
+from effvit.spec import Swap, check_resolution
 from effvit.surgery import Surgery, pick_variant, replace_attention
 
 AUTO, PRETRAINED, NONE = "auto", "pretrained", "none"

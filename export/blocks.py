@@ -79,7 +79,7 @@ def with_boundaries(model: onnx.ModelProto, between: tuple[Boundary, ...]) -> on
 
 def made_in(node: onnx.NodeProto, modules: Collection[str]) -> bool:
     """Return whether the node came from one of the `modules` of a model, or from one inside it."""
-    scopes = {scope.partition(":")[0] for scope in _namespace(node).split("/")}
+    scopes = {scope.partition(":")[0] for scope in origin_of(node).split("/")}
     return any(f"model.{module}" in scopes for module in modules)
 
 

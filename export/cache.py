@@ -1,4 +1,7 @@
-"""Artifacts beside their run: made once for what they are made of, found again by the same."""
+"""Artifacts beside their run: made once for what they are made of, found again by the same.
+
+Imports no torch, but to make artifacts and what they are held against.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 
-from effvit.cost import cost_of
 from effvit.environment import capture_environment, package_version
 from effvit.errors import CheckpointError
 from effvit.export.base import Artifact, Backend, Logits, Source
@@ -31,6 +32,8 @@ REFERENCE_BATCH = 32
 
 def reference_logits(source: Source, pixels: np.ndarray) -> Logits:
     """Return the fp32 PyTorch logits of uint8 images `(images, height, width, 3)`: what artifacts are held against."""
+    import torch
+
     model = source.model()
     images = normalise(pixels, source.run.record.preprocessing)
     parts = [images[start : start + REFERENCE_BATCH] for start in range(0, len(images), REFERENCE_BATCH)]
@@ -63,6 +66,8 @@ def make(source: Source, backend: Backend) -> Artifact:
         CheckpointError: The run's weights are damaged.
         StorageError: The disk is full, or the folder cannot be written.
     """
+    from effvit.cost import cost_of
+
     started = time.perf_counter()
     path = backend.export(source, _file(source, backend))
     record = source.run.record

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
 
 from effvit.errors import MismatchError
 from effvit.export.base import Artifact, Flip, Logits, Parity
@@ -41,10 +40,17 @@ class Change:
 
 def divergence(reference: Logits, logits: Logits) -> float:
     """Return the mean Kullback-Leibler divergence of the predicted probabilities from the reference's, in nats."""
-    wanted = special.log_softmax(reference.astype(np.float64), axis=1)
+    wanted = _log_softmax(reference)
     with np.errstate(invalid="ignore"):  # infinite logits have no probabilities: NaN
-        found = special.log_softmax(logits.astype(np.float64), axis=1)
+        found = _log_softmax(logits)
         return float((np.exp(wanted) * (wanted - found)).sum(axis=1).mean())
+
+
+def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    """Return the logarithms of the probabilities; SciPy has this, but not every device that verifies has SciPy."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    logarithms: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logarithms
 
 
 def correct(logits: Logits, truth: Truth) -> npt.NDArray[np.bool_]:
@@ -82,6 +88,8 @@ def change(lost: int, gained: int, images: int) -> Change:
         McNemar 1947, https://doi.org/10.1007/BF02295996, with the binomial distribution itself;
         Bonett and Price 2012, equation 4 (the interval of paired shares), https://doi.org/10.3102/1076998611411915
     """
+    from scipy import stats
+
     quantile = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     down, up = (lost + 1) / (images + 2), (gained + 1) / (images + 2)
     half = quantile * math.sqrt((down + up - (up - down) ** 2) / (images + 2))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,6 +27,9 @@ from effvit.profiling.confinement import BY_CGROUP, BY_RLIMIT, Confinement, Memo
 from effvit.profiling.devices import CPU, Device, memory_text
 from effvit.profiling.records import DeviceTimes, HostMemory, Status
 from effvit.profiling.timer import Round
+
+if TYPE_CHECKING:
+    from typing import Self
 
 WORKER = (sys.executable, "-m", "effvit.profiling.worker")
 

@@ -6,19 +6,21 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from effvit.data.base import ImageData
 from effvit.export.decisions import Truth
-from effvit.images import evaluation_pixels
 from effvit.preprocessing import Preprocessing
 from effvit.profiling.scratch import ScratchFolder
 from effvit.progress import Progress, silent
 from effvit.run import Run
 from effvit.sampling import stratified_subset
 from effvit.storage import storage_errors
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class PixelStore:
         record = run.record
         key = (record.data.name, record.preprocessing, height, width, at_most)
         if key not in self._pixels:
+            from effvit.images import evaluation_pixels  # and with it torch, which reading stored pixels does not need
+
             val = self.data_of(run).val
             some = stratified_subset(val, at_most, seed=0) if 0 < at_most < len(val) else val
             path = self._folder.path / f"{len(self._pixels)}.npy"

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from effvit.backbone import check_resolution
 from effvit.environment import usable_cores
 from effvit.errors import UsageError
 from effvit.export.base import Backend, Source, backends, pick_backend
@@ -17,7 +16,7 @@ from effvit.profiling.devices import CPU, Device, check_gpus
 from effvit.profiling.disturbance import TOLERANCE, Tolerance
 from effvit.profiling.records import Cell
 from effvit.run import Run
-from effvit.spec import Precision, Workload
+from effvit.spec import Precision, Workload, check_resolution
 
 # Measuring stops once the interval is narrow, and some are narrow by luck. Of 2,000 synthetic measurements whose rounds
 # differ by 3 %, stopped at 2 %, the intervals held the truth in 91.9 % with 4 rounds at least, in 93.2 % with 5.

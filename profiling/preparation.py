@@ -11,7 +11,7 @@ from effvit.errors import BackendUnavailableError, ExportError, UnsupportedError
 from effvit.export.base import Artifact, Logits
 from effvit.export.cache import find, make, reference_logits, verify
 from effvit.profiling.isolate import IsolatedWorker
-from effvit.profiling.pixels import PixelStore
+from effvit.profiling.pixels import Pixels, PixelStore
 from effvit.profiling.plan import Effort, Group
 from effvit.profiling.records import Stage, Status
 from effvit.run import Run
@@ -57,18 +57,27 @@ class Preparation:
         """
         if artifact.parity is not None:
             return artifact
-        source, workload = group.source(run), group.workload
+        workload = group.workload
         self._stage(f"verifying {run.record.spec.attention}, {group}")
         some = self._pixels.get(run, workload.height, workload.width, self._effort.verify_images)
         out = some.path.with_suffix(".logits.npy")
         worker.predict(some.path, out, group.evaluation_batch)
-        place = (str(run.folder), workload.height, workload.width)
-        if place not in self._references:  # those of every runtime and type
-            self._references[place] = reference_logits(source, np.load(some.path))
-        reference, kind = self._references[place], group.device.kind
-        verified = verify(artifact, source, group.backend, reference, np.load(out), device=kind, truth=some.truth)
+        verified = self._judged(group, run, artifact, some, np.load(out))
         self._artifacts[_key(group, run)] = verified
         return verified
+
+    def _judged(self, group: Group, run: Run, artifact: Artifact, pixels: Pixels, logits: Logits) -> Artifact:
+        """Hold what the artifact computed of `pixels` against what PyTorch does, and return it with its parity.
+
+        Raises:
+            MismatchError: It is not the model it was made from.
+        """
+        source = group.source(run)
+        place = (str(run.folder), source.height, source.width)
+        if place not in self._references:  # those of every runtime and type
+            self._references[place] = reference_logits(source, np.load(pixels.path))
+        reference, kind = self._references[place], group.device.kind
+        return verify(artifact, source, group.backend, reference, logits, device=kind, truth=pixels.truth)
 
     def _made(self, group: Group, run: Run) -> Artifact | Refusal:
         source = group.source(run)

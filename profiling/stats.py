@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from effvit.accuracy import Accuracy, lost_and_gained
 from effvit.export.base import Parity
@@ -128,6 +128,8 @@ def proportion(hits: int, trials: int) -> Estimate:
     Source:
         Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953
     """
+    from scipy import stats  # devices that measure, and make no report, have none
+
     interval = stats.binomtest(hits, trials).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
     return Estimate(hits / trials, float(interval.low), float(interval.high))
 
@@ -167,6 +169,38 @@ def difference(value: Estimate, reference: Estimate) -> Estimate:
     return Estimate(gap, gap - below, gap + above)
 
 
+@cache
+def t_quantile(freedom: int) -> float:
+    """Return within how many standard errors a t distribution with so many degrees of freedom holds CONFIDENCE.
+
+    SciPy would know, but the devices that measure need not have it.
+
+    Source:
+        Abramowitz and Stegun 1964, equations 26.7.3 and 26.7.4
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):  # halved down to the last bit of a float
+        angle = (low + high) / 2
+        if _held_within(angle, freedom) < CONFIDENCE:
+            low = angle
+        else:
+            high = angle
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _held_within(angle: float, freedom: int) -> float:
+    """Return the share of a t distribution between -t and t, where t is the root of `freedom` times tan(angle)."""
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = term if freedom > 1 else 0.0
+    for index in range(2 + odd, freedom - 1, 2):
+        term *= math.cos(angle) ** 2 * (index - 1) / index
+        total += term
+    if odd:
+        return 2 / math.pi * (angle + math.sin(angle) * total)
+    return math.sin(angle) * total
+
+
 def _round_medians(samples: Samples) -> list[tuple[int, float]]:
     """Return (round, median in seconds), rounds ascending."""
     rounds = np.asarray(samples.rounds)
@@ -181,7 +215,7 @@ def _clustered(values: Floats, rounds: Integers) -> Estimate:
     if count < 2:
         return Estimate(median)
     deviation = float(np.std(np.log(_drawn_medians(values, rounds))))
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    quantile = t_quantile(count - 1)
     factor = math.exp(quantile * deviation * math.sqrt(count / (count - 1)))
     return Estimate(median, median / factor, median * factor)
 
@@ -220,6 +254,6 @@ def _spread(value: float, logs: Sequence[float]) -> Estimate:
     count = len(logs)
     if count < 2:
         return Estimate(value)
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    quantile = t_quantile(count - 1)
     factor = math.exp(quantile * float(np.std(logs, ddof=1)) / math.sqrt(count))
     return Estimate(value, value / factor, value * factor)

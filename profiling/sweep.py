@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from effvit.run import Run
 from effvit.spec import Workload
 
 Calibrate = Callable[[int, Callable[[str], None]], Calibration | None]
+Prepare = Callable[[Effort, PixelStore, Callable[[str], None]], Preparation]
 
 
 class Listener(Protocol):
@@ -52,13 +53,15 @@ def run_sweep(
     start: Callable[[float], IsolatedWorker] = IsolatedWorker,
     calibrate: Calibrate = calibrated,
     counters: Callable[[], Instruments] = instruments,
+    prepare: Prepare = Preparation,
 ) -> list[Outcome]:
     """Measure every cell of `plan` that `results` does not hold yet, and return the outcomes of all of them.
 
     Outcomes are appended to `results` as groups of cells finish; a killed sweep started again goes on from there.
     Outcomes of another environment count as not measured, and with `retry_failed` those of failed cells, too, and of
     unstable ones with all that were measured in the same rounds: their ratios need rounds in common. A runtime that
-    does something else than it was asked for is measured only with `allow_fallback`.
+    does something else than it was asked for is measured only with `allow_fallback`. `prepare` makes what knows the
+    artifacts.
 
     Raises:
         UsageError, BackendUnavailableError: The plan cannot be carried out on this machine.
@@ -76,7 +79,10 @@ def run_sweep(
     ]
     if retry_failed:
         earlier = _reliable(earlier)
-    return _Sweep(plan, effort, results, earlier, pixels, listener, start, allow_fallback, calibrate, counters).run()
+    preparation = prepare(effort, pixels, listener.stage)
+    return _Sweep(
+        plan, effort, results, earlier, pixels, listener, start, allow_fallback, calibrate, counters, preparation
+    ).run()
 
 
 def _reliable(outcomes: list[Outcome]) -> list[Outcome]:
@@ -102,13 +108,14 @@ class _Sweep:
         allow_fallback: bool,
         calibrate: Calibrate,
         counters: Callable[[], Instruments],
+        preparation: Preparation,
     ) -> None:
         self.plan, self.results, self.listener, self.calibrate = plan, results, listener, calibrate
         self.counters = counters
         self.calibrations: dict[int, Calibration | None] = {}
         self.environment = capture_environment(effort.threads)
         self.done = {outcome.cell.key: outcome for outcome in earlier}
-        self.preparation = Preparation(effort, pixels, listener.stage)
+        self.preparation = preparation
         known = known_accuracies(earlier)
         self.bench = Bench(
             effort, pixels, self.preparation, known, listener.stage, start, allow_fallback=allow_fallback
@@ -166,7 +173,7 @@ class _Sweep:
             environment=self.environment,
             run=run.name,
             data=run.record.data.name,
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             evidence=result.evidence if isinstance(result, Measured) else None,
             stage=stage,
             reason=reason,

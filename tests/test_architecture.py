@@ -106,6 +106,8 @@ def test_every_package_is_listed_for_the_wheel() -> None:
         "effvit.data.base",
         "effvit.export.base",
         "effvit.profiling.records",
+        "effvit.profiling.agent.measuring",
+        "effvit.profiling.sweep",
         "effvit.profiling.worker",
         "effvit.export.backends.openvino",
         "effvit.export.backends.ort_cpu",

@@ -8,14 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effvit.decoding import Source, in_threads, why_unusable
 from effvit.errors import DataError
 from effvit.progress import Progress, silent
 from effvit.registry import discover
 from effvit.sampling import stratified_split
+
+if TYPE_CHECKING:
+    from effvit.decoding import Source
 
 VAL_SHARE = 0.2
 SPLIT_SEED = 0
@@ -281,6 +284,8 @@ def _entry(image: FoundImage) -> Entry:
 
 def _unusable(found: Found, progress: Progress) -> dict[FoundImage, str]:
     """Why each damaged image cannot be decoded, in order; what is in memory already needs no decoding."""
+    from effvit.decoding import in_threads, why_unusable
+
     encoded = [image for part in found.parts for image in part.images if not isinstance(image.source, np.ndarray)]
     reasons = in_threads(why_unusable, [image.source for image in encoded], progress)
     return {image: reason for image, reason in zip(encoded, reasons, strict=True) if reason is not None}

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from effvit.backbone import check_resolution
 from effvit.errors import (
     MOST_LISTED,
     ArtifactError,
     BackendUnavailableError,
     CellsFailedError,
+    ChangedFileError,
     CheckFailedError,
     CheckpointError,
     ConstraintError,
@@ -25,7 +25,7 @@ from effvit.errors import (
     UsageError,
 )
 from effvit.recipe import Recipe
-from effvit.spec import Workload
+from effvit.spec import Workload, check_resolution
 from effvit.surgery import parse_options, pick_variant
 
 EXIT_CODES = {
@@ -44,6 +44,7 @@ EXIT_CODES = {
     ExportError: 4,
     FallbackError: 4,
     MismatchError: 4,
+    ChangedFileError: 4,
     RegressionError: 4,
     ConstraintError: 4,
     CellsFailedError: 5,

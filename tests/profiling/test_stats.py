@@ -162,3 +162,8 @@ def test_newcombes_difference_of_his_own_example() -> None:
     estimate = stats.difference(stats.proportion(56, 70), stats.proportion(48, 80))
     assert estimate.value == pytest.approx(0.2)
     assert (estimate.low, estimate.high) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+@given(st.integers(1, 2000))
+def test_the_quantile_of_the_t_distribution_is_scipys(freedom: int) -> None:
+    assert stats.t_quantile(freedom) == pytest.approx(float(scipy.stats.t.ppf(0.975, freedom)), rel=1e-12)
