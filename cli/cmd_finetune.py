@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from effvit.cli.launched import one_voice
 from effvit.cli.options import (
     DEFAULT_RUNS,
     JsonOption,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 DEFAULT_DATA, SAVE_MINUTES = "digits", 10.0
 
 
+@one_voice
 def finetune(
     model: Annotated[
         str | None,
@@ -181,6 +183,7 @@ def finetune(
     from effvit.resume import unfinished_run
     from effvit.run import resolve_runs
     from effvit.surgery import pick_variant
+    from effvit.team import join_team
 
     set_one_by_one = changes_from_texts(pairs_from_texts(settings))
     for swap in swaps:
@@ -205,9 +208,11 @@ def finetune(
     if unfinished is not None:
         begun = unfinished.record.data
         data, skip_corrupt = data or begun.name, skip_corrupt or bool(begun.skipped)
-    with progress_bars() as progress:
+    begun_on = None if unfinished is None else unfinished.record.device
+    with join_team(device or begun_on) as team, progress_bars() as progress:
         checking = CountingBar(progress, "checking images", "checked")
-        images = load_data(data or DEFAULT_DATA, skip_corrupt=skip_corrupt, progress=checking)
+        with team.together():
+            images = load_data(data or DEFAULT_DATA, skip_corrupt=skip_corrupt, progress=checking)
         warn_of_skipped(images)
         if show_recipe:
             _show_recipe(recipe_of(request, images) if unfinished is None else unfinished.record.recipe, json=json)
@@ -215,9 +220,9 @@ def finetune(
         display = TrainingDisplay(progress)
         with offering_to_resume(display):
             if unfinished is not None:
-                run = run_resumption(unfinished, request, images, listener=display)
+                run = run_resumption(unfinished, request, images, listener=display, team=team)
             else:
-                run = run_finetuning(request, images, out=runs, name=name, listener=display)
+                run = run_finetuning(request, images, out=runs, name=name, listener=display, team=team)
     _show(run, json=json)
 
 

@@ -32,9 +32,7 @@ from effvit.cli import (
 )
 from effvit.cli.output import discard_stdout, report_error, say, write
 from effvit.errors import EffvitError, UsageError
-from effvit.interruption import second_ends_at_once
-
-INTERRUPTED = 130
+from effvit.interruption import INTERRUPTED, second_ends_at_once
 
 app = typer.Typer(
     name="effvit",

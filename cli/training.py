@@ -44,6 +44,9 @@ class TrainingDisplay(Listener):
             f"{len(record.data.classes)} classes, {record.data.val_images} held out; {record.recipe.epochs} "
             f"epoch{'s' if record.recipe.epochs > 1 else ''} on {record.device}"
         )
+        if record.processes > 1:
+            together = record.recipe.batch * record.processes
+            say(f"{record.processes} processes, each with a batch of {record.recipe.batch}: {together} images a step")
         if record.weights.origin != "random":
             say(f"{record.weights.inherited} tensors carried over, new: {', '.join(record.weights.fresh) or 'none'}")
 

@@ -4,13 +4,15 @@ EffvitError
 ├── UsageError                  a value that clashes with another, or with what is supported
 │   ├── UnknownNameError        a name nobody registered; carries the closest ones
 │   ├── UnsupportedError        a valid request that this model, variant or runtime cannot serve
+│   │   └── DeviceMemoryError   a device has too little memory for it
 │   ├── DataError               images, folders, labels
 │   ├── CheckpointError         weights and run folders
 │   ├── ResultError             result files
 │   ├── ArtifactError           graphs and engines
 │   └── StorageError            a folder that cannot be written, a full disk
 ├── UnavailableError            missing software, weights or device
-│   └── BackendUnavailableError
+│   ├── BackendUnavailableError
+│   └── PeerError               another process of the same training has ended
 ├── CheckFailedError            something was made and is not what was asked for
 │   ├── ExportError             carries the stage that failed
 │   ├── FallbackError           a runtime does something else than it was asked for
@@ -81,6 +83,10 @@ class UnsupportedError(UsageError):
     """A valid request that this model, variant or runtime cannot serve; a sweep skips the cell."""
 
 
+class DeviceMemoryError(UnsupportedError):
+    """A request that needs more memory than the device has."""
+
+
 class DataError(UsageError):
     """Images, folders or labels that cannot be used."""
 
@@ -109,6 +115,10 @@ class UnavailableError(EffvitError):
 
 class BackendUnavailableError(UnavailableError):
     """A runtime that is not on this machine; skipped in a sweep, an error when asked for by name."""
+
+
+class PeerError(UnavailableError):
+    """Another process of the same training has ended."""
 
 
 class CheckFailedError(EffvitError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from effvit.backbone import resolution_of
-from effvit.checkpoint import save_weights
 from effvit.claim import claimed
 from effvit.data.base import ImageData
 from effvit.environment import capture_environment, usable_cores
@@ -32,9 +32,11 @@ from effvit.run import (
     new_folder,
     now,
 )
+from effvit.run_in_progress import FollowedRun
 from effvit.spec import ModelSpec, Swap
 from effvit.state import EVERY_S, TEACHER, Position, State, StateKeeper, Work
 from effvit.teacher import Teacher, open_teacher, require_fitting, teacher_of
+from effvit.team import Team
 from effvit.training import train
 from effvit.transfer import transfer
 from effvit.weights import AUTO, Architecture, InitialModel, initial_model, square_patch
@@ -96,37 +98,53 @@ class Listener:
 
 
 def finetune(
-    request: Finetuning, data: ImageData, *, out: Path, name: str | None = None, listener: Listener | None = None
+    request: Finetuning,
+    data: ImageData,
+    *,
+    out: Path,
+    name: str | None = None,
+    listener: Listener | None = None,
+    team: Team | None = None,
 ) -> Run:
     """Fine-tune and return the run, which lies in `out`.
+
+    Every process of a `team` calls this; the first one makes the folder and writes.
 
     Raises:
         EffvitError: Any of the tree in errors.py; a run folder then holds what was finished.
     """
-    listener = listener or Listener()
-    device = device_called(request.device)
-    torch.set_num_threads(request.threads or usable_cores())
-    plan = _planned(request, data)
-    initial, recipe, teacher = plan.initial, plan.recipe, plan.teacher
-    for warning in initial.warnings:
-        listener.warn(warning)
-    record = replace(
-        _record(plan.request, data, initial, recipe, device), teacher=None if teacher is None else teacher.record
-    )
-    folder = new_folder(out, name, record)
-    with claimed(folder):
-        # The state before the record: a run that can be found can be gone on with.
-        position = Position("transfer" if recipe.transfer_epochs and teacher is not None else "training")
-        with Interruption(listener.stopping) as interruption:
-            place = None if request.teacher is None else str(request.teacher.resolve())
-            keeper = StateKeeper(folder, request.save_every_s, interruption, place)
+    listener, team = listener or Listener(), team or Team()
+    with team.together():
+        device = team.device(device_called(request.device))
+        torch.set_num_threads(threads_for(request.threads, team))
+        plan = _planned(request, data)
+        initial, recipe, teacher = plan.initial, plan.recipe, plan.teacher
+        for warning in initial.warnings:
+            listener.warn(warning)
+        record = replace(
+            _record(plan.request, data, initial, recipe, team), teacher=None if teacher is None else teacher.record
+        )
+    # The state before the record: a run that can be found can be gone on with.
+    position = Position("transfer" if recipe.transfer_epochs and teacher is not None else "training")
+    with ExitStack() as stack:
+        folder = out
+        with team.together():
+            if team.leads:
+                folder = new_folder(out, name, record)
+                stack.enter_context(claimed(folder))
+        folder = team.gathered(folder)[0]
+        interruption = stack.enter_context(Interruption(listener.stopping))
+        place = None if request.teacher is None else str(request.teacher.resolve())
+        keeper = StateKeeper(folder, request.save_every_s, interruption, place, team)
+        run = Run(folder, record) if team.leads else FollowedRun(folder, record)
+        with team.together():
             if teacher is not None and teacher.record.weights is None:
-                save_weights(folder / TEACHER, teacher.model)
+                run.save(TEACHER, teacher.model)
             keeper.save(position, Work(initial.model))
-            run = Run(folder, record).updated(record)
+            run = run.updated(record)
             listener.begin(run)
-            workers, state = workers_for(request, data), State(position)
-            return carry_out(Training(run, initial.model, teacher, data, device, workers, keeper, state), listener)
+        workers, state = workers_for(request, data, team), State(position)
+        return carry_out(Training(run, initial.model, teacher, data, device, workers, keeper, state, team), listener)
 
 
 def recipe_of(request: Finetuning, data: ImageData) -> Recipe:
@@ -150,6 +168,7 @@ class Training:
     workers: int
     keeper: StateKeeper
     state: State
+    team: Team
 
 
 def carry_out(training: Training, listener: Listener) -> Run:
@@ -173,6 +192,7 @@ def carry_out(training: Training, listener: Listener) -> Run:
             on_epoch=listener.transfer_epoch,
             keeper=training.keeper,
             state=state,
+            team=training.team,
         )
         assert run.record.transfer is not None
         listener.transferred(run.record.transfer)
@@ -190,6 +210,7 @@ def carry_out(training: Training, listener: Listener) -> Run:
         on_epoch=listener.epoch,
         keeper=training.keeper,
         state=state,
+        team=training.team,
     )
 
 
@@ -267,9 +288,7 @@ def recipe_changes(request: Finetuning) -> dict[str, Any]:
     return changes
 
 
-def _record(
-    request: Finetuning, data: ImageData, initial: InitialModel, recipe: Recipe, device: torch.device
-) -> RunRecord:
+def _record(request: Finetuning, data: ImageData, initial: InitialModel, recipe: Recipe, team: Team) -> RunRecord:
     model = initial.model
     return RunRecord(
         spec=ModelSpec(
@@ -290,11 +309,12 @@ def _record(
         preprocessing=preprocessing_of(model),
         recipe=recipe,
         weights=initial.weights,
-        environment=capture_environment(request.threads),
-        device=str(device),
+        environment=capture_environment(threads_for(request.threads, team)),
+        device=str(device_called(request.device)),
         started=now(),
         status="running",
         warnings=initial.warnings,
+        processes=team.size,
     )
 
 
@@ -322,9 +342,14 @@ def device_called(name: str | None) -> torch.device:
     return device
 
 
-def workers_for(request: Finetuning, data: ImageData) -> int:
+def threads_for(asked: int | None, team: Team) -> int:
+    """Return how many threads this process computes with: by default its share of the cores of this machine."""
+    return asked or max(1, usable_cores() // team.place.local_size)
+
+
+def workers_for(request: Finetuning, data: ImageData, team: Team) -> int:
     """Return how many processes load images: by default none for those in memory, which need no decoding."""
     if request.workers is not None:
         return request.workers
     in_memory = isinstance(data.train[0].source, np.ndarray)
-    return 0 if in_memory else min(8, usable_cores())
+    return 0 if in_memory else min(8, threads_for(None, team))

@@ -22,6 +22,7 @@ from effvit.interruption import leave_to_parent
 from effvit.preprocessing import Preprocessing, evaluation_transform
 from effvit.progress import Progress, silent
 from effvit.randomness import derived_seed, drawn_from
+from effvit.team import ALONE, Place
 
 CACHE_LIMIT_BYTES = 512 * 2**20
 """Decoded images of a part are kept in memory up to this size: some 2,300 photographs of 300 x 250 px."""
@@ -67,7 +68,9 @@ class ImageLoader:
     """Shuffled batches `(images, labels)`, `(batch, 3, height, width)` and `(batch,)`, epoch by epoch.
 
     A last incomplete batch is left out if `drop_last`. Which images are in a batch, and how they are augmented, follows
-    from `seed`, the epoch and the batch's number: not from the workers, nor from batches before it.
+    from `seed`, the epoch and the batch's number: not from the workers, nor from batches before it. Of the processes of
+    a team each gets its own part of the same images as one process with so much larger a batch; an incomplete batch is
+    then left out anyway.
 
     Raises:
         DataError: While iterating: a file vanished or became unreadable, and the message names it.
@@ -83,8 +86,9 @@ class ImageLoader:
         seed: int,
         drop_last: bool = False,
         pin_memory: bool = False,
+        place: Place = ALONE,
     ) -> None:
-        self.draws = _Draws(len(dataset), batch, seed, drop_last)
+        self.draws = _Draws(len(dataset), batch, seed, drop_last or place.size > 1, place)
         self.loader: DataLoader[Batch | DataError] = DataLoader(
             _Batches(dataset),
             batch_size=None,  # what the sampler draws is a batch already
@@ -156,7 +160,8 @@ def evaluation_pixels(
 class EvaluationBatches:
     """Batches `(evaluation_pixels, labels)` of `batch` images, the last one smaller; each iteration yields them all.
 
-    If all pixels together take at most `cache_bytes`, the first iteration keeps them for the later ones.
+    If all pixels together take at most `cache_bytes`, the first iteration keeps them for the later ones. The processes
+    of a team deal the batches out, so that each image is in one of them, and with the same others as in one process.
 
     Raises:
         DataError: While iterating: a file is missing or damaged; the message names it.
@@ -171,10 +176,12 @@ class EvaluationBatches:
         *,
         batch: int,
         cache_bytes: int = CACHE_LIMIT_BYTES,
+        place: Place = ALONE,
     ) -> None:
-        self.parts = [samples[start : start + batch] for start in range(0, len(samples), batch)]
+        starts = range(0, len(samples), batch)[place.rank :: place.size]
+        self.parts = [samples[start : start + batch] for start in starts]
         self.preprocessing, self.size = preprocessing, (height, width)
-        self.keeps = len(samples) * height * width * 3 <= cache_bytes
+        self.keeps = sum(map(len, self.parts)) * height * width * 3 <= cache_bytes
         self.kept: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = []
 
     def __iter__(self) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
@@ -202,9 +209,10 @@ class _Draw:
 class _Draws(Sampler[_Draw]):
     """The batches of `epoch` from `first` on."""
 
-    def __init__(self, images: int, batch: int, seed: int, drop_last: bool) -> None:
-        self.images, self.batch, self.seed = images, batch, seed
-        self.batches = images // batch if drop_last else -(-images // batch)
+    def __init__(self, images: int, batch: int, seed: int, drop_last: bool, place: Place) -> None:
+        self.images, self.batch, self.seed, self.place = images, batch, seed, place
+        whole = batch * place.size
+        self.batches = images // whole if drop_last else -(-images // whole)
         self.epoch = self.first = 0
 
     def __len__(self) -> int:
@@ -217,8 +225,9 @@ class _Draws(Sampler[_Draw]):
         shuffling = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
         order = torch.randperm(self.images, generator=shuffling).tolist()
         for number in range(first, self.batches):
-            chosen = order[number * self.batch : (number + 1) * self.batch]
-            yield _Draw(chosen, derived_seed(self.seed, epoch, number))
+            start = (number * self.place.size + self.place.rank) * self.batch
+            chosen = order[start : start + self.batch]
+            yield _Draw(chosen, derived_seed(self.seed, epoch, number, rank=self.place.rank))
 
 
 class _Batches(Dataset[Batch | DataError]):

@@ -24,6 +24,7 @@ from effvit.images import ImageDataset, ImageLoader
 from effvit.preprocessing import training_transform
 from effvit.randomness import derived_seed
 from effvit.run import RunRecord
+from effvit.team import ALONE, Place, Team
 
 Loss = Callable[[Tensor, Tensor], Iterable[Tensor]]
 """Takes images `(batch, 3, height, width)` and labels `(batch,)`, both on the device, and yields what adds up to the
@@ -98,7 +99,8 @@ class Optimisation:
     """An optimiser with its schedule and, for float16, its scaling of gradients.
 
     `clip` is the greatest norm of all gradients together; None leaves them as they are. What a step draws at random
-    follows from `seed`, the epoch and the step. When that goes wrong, it is said where in `model`.
+    follows from `seed`, the epoch and the step. When that goes wrong, it is said where in `model`. All processes of a
+    `team` take the same steps, on the mean of their gradients.
     """
 
     def __init__(
@@ -111,8 +113,9 @@ class Optimisation:
         model: VisionTransformer,
         seed: int,
         clip: float | None = None,
+        team: Team | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.team = model, team or Team()
         self._first_loss: float | None = None
         self.optimizer, self.scheduler, self.guard, self.clip = optimizer, scheduler, guard, clip
         self.device, self.seed = device, seed
@@ -144,22 +147,29 @@ class Optimisation:
         steps = len(batches)
         self.scheduler.step_update(index * steps + begun.steps)
         started = time.perf_counter() - begun.seconds
-        for step, (pixels, labels) in enumerate(batches.epoch(index, begun.steps), start=begun.steps):
-            random_seed(derived_seed(self.seed, index, step, DRAWN_BY_STEPS))
+        made = batches.epoch(index, begun.steps)
+        with self.team.together():
+            batch = next(made, None)
+        while batch is not None:
+            step, (pixels, labels) = begun.steps, batch
+            random_seed(derived_seed(self.seed, index, step, DRAWN_BY_STEPS, rank=self.team.rank))
             images = pixels.to(self.device)
             loss, norm = self._gradients(loss_of(images, labels.to(self.device)))
-            self._require_sound(loss, norm, images, f"in {self.guard.epoch} {index + 1}, step {step + 1}")
-            self._take_step(norm)
-            self.scheduler.step_update(index * steps + step + 1)
-            begun = Begun(
-                steps=step + 1,
-                loss_sum=begun.loss_sum + loss * len(labels),
-                images=begun.images + len(labels),
-                seconds=time.perf_counter() - started,
-            )
-            after_step(begun)
-            mean, rate = begun.loss_sum / begun.images, begun.images / begun.seconds
-            on_step(Step(index, epochs, step + 1, steps, mean, rate, top1))
+            with self.team.together():
+                self._require_sound(loss, norm, images, f"in {self.guard.epoch} {index + 1}, step {step + 1}")
+                self._take_step(norm)
+                self.scheduler.step_update(index * steps + step + 1)
+                taken = len(labels) * self.team.size
+                begun = Begun(
+                    steps=step + 1,
+                    loss_sum=begun.loss_sum + loss * taken,
+                    images=begun.images + taken,
+                    seconds=time.perf_counter() - started,
+                )
+                after_step(begun)
+                mean, rate = begun.loss_sum / begun.images, begun.images / begun.seconds
+                on_step(Step(index, epochs, step + 1, steps, mean, rate, top1))
+                batch = next(made, None)
         return Epoch(begun.loss_sum / begun.images, begun.images, begun.seconds)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -188,10 +198,11 @@ class Optimisation:
         """Compute the gradients; return the loss and, if they are to be clipped, their norm, else 0."""
         self.optimizer.zero_grad()
         shares = []
-        for loss in losses:
-            self.scaler.scale(loss).backward()
-            shares.append(loss.detach())
-        whole = sum(shares[1:], shares[0])
+        with self.team.noticing():
+            for loss in losses:
+                self.scaler.scale(loss).backward()
+                shares.append(loss.detach())
+        whole = self.team.mean(sum(shares[1:], shares[0]))
         if self.clip is None:
             return float(whole), 0.0
         self.scaler.unscale_(self.optimizer)
@@ -246,14 +257,20 @@ def cosine_schedule(
     return scheduler
 
 
-def training_batches(record: RunRecord, data: ImageData, device: torch.device, workers: int) -> ImageLoader:
+def training_batches(
+    record: RunRecord, data: ImageData, device: torch.device, workers: int, place: Place = ALONE
+) -> ImageLoader:
     """Return the training part in augmented batches, in the order that the recipe's seed decides.
 
     Raises:
         UsageError: Mixup with an odd batch, or fewer images than a batch needs.
     """
     recipe = record.recipe
-    batch = min(recipe.batch, len(data.train))
+    batch = min(recipe.batch, len(data.train) // place.size)
+    if not batch:
+        raise UsageError(
+            f"{len(data.train)} training images are too few for {place.size} processes", "start fewer processes"
+        )
     if recipe.mixup or recipe.cutmix:
         batch -= batch % 2
         if recipe.batch % 2 or batch < 2:
@@ -265,4 +282,5 @@ def training_batches(record: RunRecord, data: ImageData, device: torch.device, w
         seed=recipe.seed,
         drop_last=True,
         pin_memory=device.type == "cuda",
+        place=place,
     )

@@ -14,9 +14,12 @@ import numpy as np
 import torch
 
 
-def derived_seed(*place: int) -> int:
-    """Return the seed of a place, such as (seed, epoch, step): unlike that of any other, 0 to 2**32 - 1."""
-    return int(np.random.SeedSequence(place).generate_state(1)[0])
+def derived_seed(*place: int, rank: int = 0) -> int:
+    """Return the seed of a place, such as (seed, epoch, step): unlike that of any other, 0 to 2**32 - 1.
+
+    `rank` is that of a process of several, which draw at the same places, and must not draw the same.
+    """
+    return int(np.random.SeedSequence(place, spawn_key=(rank,) if rank else ()).generate_state(1)[0])
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from effvit.finetune import Finetuning, Listener, Training, carry_out, device_ca
 from effvit.interruption import Interruption
 from effvit.recipe import default_recipe
 from effvit.run import LAST, RECORD, WEIGHTS, Run, RunRecord, open_run
+from effvit.run_in_progress import FollowedRun
 from effvit.spec import Swap, mix_name
 from effvit.state import STATE, TEACHER, Position, State, StateKeeper, read_state
 from effvit.storage import remove_unfinished, sha256_of
 from effvit.surgery import model_from_spec, replace_attention
 from effvit.teacher import Teacher, open_teacher
+from effvit.team import Team
 from effvit.weights import AUTO
 
 
@@ -44,11 +47,14 @@ def unfinished_run(root: Path, name: str | None) -> Run:
     return run
 
 
-def resume(run: Run, asked: Finetuning, data: ImageData, *, listener: Listener | None = None) -> Run:
+def resume(
+    run: Run, asked: Finetuning, data: ImageData, *, listener: Listener | None = None, team: Team | None = None
+) -> Run:
     """Go on with an unfinished run, and return it finished.
 
     Everything follows from the run; what `asked` says beyond its defaults must agree with it. On a CPU the weights
-    become those of a run that was never interrupted, bit for bit.
+    become those of a run that was never interrupted, bit for bit. Every process of a `team`, as many as the run was
+    begun with, calls this, and finds the run's folder; only the first one writes.
 
     Raises:
         UsageError: `asked` differs, the run is finished, or another process trains it.
@@ -56,22 +62,31 @@ def resume(run: Run, asked: Finetuning, data: ImageData, *, listener: Listener |
         DataError: The images are other ones.
         EffvitError: Any other of the tree in errors.py; the run folder then holds what was finished.
     """
-    listener = listener or Listener()
-    with claimed(run.folder), Interruption(listener.stopping) as interruption:
-        run = open_run(run.folder)  # another process may have finished it meanwhile
-        _require_unfinished(run)
-        state = read_state(run.folder)
-        _require_same(asked, run, state.position, data)
-        _require_same_images(data, run)
-        device = device_called(run.record.device)
-        torch.set_num_threads(run.record.environment.threads)
-        model = model_from_spec(run.record.spec, drop_path=run.record.recipe.drop_path)
-        load_weights(model, dict(state.model), str(run.folder / STATE))
-        teacher = _teacher(run, state.position)
-        run = _prepared(run, state)
-        listener.resume(run, state.position)
-        keeper = StateKeeper(run.folder, asked.save_every_s, interruption, state.position.teacher)
-        return carry_out(Training(run, model, teacher, data, device, workers_for(asked, data), keeper, state), listener)
+    listener, team = listener or Listener(), team or Team()
+    with ExitStack() as stack:
+        with team.together():
+            if team.leads:
+                stack.enter_context(claimed(run.folder))
+        interruption = stack.enter_context(Interruption(listener.stopping))
+        with team.together():
+            run = open_run(run.folder)  # another process may have finished it meanwhile
+            _require_unfinished(run)
+            _require_as_many(team, run)
+            state = read_state(run.folder)
+            _require_same(asked, run, state.position, data)
+            _require_same_images(data, run)
+            device = team.device(device_called(run.record.device))
+            torch.set_num_threads(run.record.environment.threads)
+            model = model_from_spec(run.record.spec, drop_path=run.record.recipe.drop_path)
+            load_weights(model, dict(state.model), str(run.folder / STATE))
+            teacher = _teacher(run, state.position)
+        with team.together():  # once all have read what the first one is about to change
+            run = _prepared(run, state) if team.leads else FollowedRun(run.folder, run.record)
+            listener.resume(run, state.position)
+        run = replace(run, record=team.gathered(run.record)[0])
+        keeper = StateKeeper(run.folder, asked.save_every_s, interruption, state.position.teacher, team)
+        workers = workers_for(asked, data, team)
+        return carry_out(Training(run, model, teacher, data, device, workers, keeper, state, team), listener)
 
 
 def _require_unfinished(run: Run) -> None:
@@ -79,6 +94,15 @@ def _require_unfinished(run: Run) -> None:
         raise UsageError(
             f"the run {run.name} is finished: there is nothing to go on with",
             f"train its weights further with --weights {run.folder}",
+        )
+
+
+def _require_as_many(team: Team, run: Run) -> None:
+    begun = run.record.processes
+    if begun != team.size:
+        raise UsageError(
+            f"the run {run.name} was begun by {begun} process{'es' if begun > 1 else ''}, not {team.size}",
+            f"start it with torchrun --nproc-per-node {begun}" if begun > 1 else "start it without torchrun",
         )
 
 

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from effvit.data.base import ImageData, load_data
 from effvit.environment import Environment
-from effvit.errors import CheckpointError, DataError, StorageError, UnknownNameError, UnsupportedError, UsageError
+from effvit.errors import (
+    CheckpointError,
+    DataError,
+    StorageError,
+    UnknownNameError,
+    UsageError,
+)
 from effvit.preprocessing import Preprocessing
 from effvit.progress import Progress, silent
 from effvit.recipe import Recipe
@@ -26,9 +30,8 @@ from effvit.spec import ModelSpec, file_name
 from effvit.storage import make_folder, sha256_of, storage_errors, write_atomically
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from timm.models.vision_transformer import VisionTransformer
+    from torch import nn
 
 SCHEMA = "effvit.run/2"
 WEIGHTS, LAST, RECORD, HISTORY = "model.safetensors", "last.safetensors", "run.json", "history.jsonl"
@@ -122,7 +125,10 @@ class TransferRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """Everything about a run but its tensors and its epochs; `run.json`."""
+    """Everything about a run but its tensors and its epochs; `run.json`.
+
+    Each of `processes` takes a batch of the recipe's size at every step.
+    """
 
     spec: ModelSpec
     data: DataRecord
@@ -138,6 +144,7 @@ class RunRecord:
     teacher: TeacherRecord | None = None
     transfer: TransferRecord | None = None
     schema: str = SCHEMA
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +181,24 @@ class Run:
         path = self.folder / HISTORY
         with storage_errors(path), path.open("ab") as stream:
             stream.write(msgspec.json.encode(epoch) + b"\n")
+
+    def save(self, name: str, model: nn.Module) -> None:
+        """Write the weights of `model` as the file `name`.
+
+        Raises:
+            StorageError: The disk is full, or the folder cannot be written.
+        """
+        from effvit.checkpoint import save_weights
+
+        save_weights(self.folder / name, model)
+
+    def with_best(self, epoch: EpochRecord) -> Run:
+        """Record `epoch`, and the hash of the weights that are its, and return the run with them.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        return self.updated(replace(with_weights(self.record, self.weights), best=epoch))
 
     def history(self) -> list[EpochRecord]:
         """Return the finished epochs in order; a torn last line is left out.
@@ -241,42 +266,6 @@ class Run:
         if height is not None:
             set_resolution(model, height, width or height)
         return model.eval()
-
-
-class RunInProgress:
-    """The run as far as it is on disk while work on it goes on; whatever cuts the work short is its status then.
-
-    Raises:
-        UnsupportedError: On leaving, where the device had too little memory.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is None:
-            return
-        import torch
-
-        record = self.run.record
-        status: Literal["interrupted", "failed"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        # The disk that is full may be why it ended; the first error is the one to show.
-        with suppress(StorageError):
-            self.run.updated(replace(record, status=status))
-        if isinstance(error, torch.OutOfMemoryError):
-            raise UnsupportedError(
-                f"a batch of {record.recipe.batch} needs more memory than {record.device} has", "use a smaller --batch"
-            ) from error
-
-    def best(self, epoch: EpochRecord) -> None:
-        """Record `epoch` and the hash of the weights that are its."""
-        record = with_weights(self.run.record, self.run.weights)
-        self.run = self.run.updated(replace(record, best=epoch))
 
 
 def create_run(root: Path, name: str | None, record: RunRecord) -> Run:

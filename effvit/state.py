@@ -21,6 +21,7 @@ from effvit.errors import CheckpointError, first_line
 from effvit.interruption import Interruption
 from effvit.optimisation import NOT_BEGUN, Begun, Optimisation
 from effvit.run import TransferEpoch
+from effvit.team import Team
 
 STATE, TEACHER = "state.safetensors", "teacher.safetensors"
 SCHEMA = "effvit.state/1"
@@ -81,7 +82,7 @@ class StateKeeper:
     """Keeps the state of one training in its run folder.
 
     Within an epoch that is every `every_s` seconds, and when an `interruption` asks for the training to stop. `teacher`
-    is the folder of the run to learn from, if any.
+    is the folder of the run to learn from, if any. Of a `team` the first process writes, and all stop together.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class StateKeeper:
         every_s: float = EVERY_S,
         interruption: Interruption | None = None,
         teacher: str | None = None,
+        team: Team | None = None,
     ) -> None:
-        self.path = folder / STATE
+        self.path, self.team = folder / STATE, team or Team()
         self.every_s, self.interruption, self.teacher = every_s, interruption, teacher
         self._saved_s = time.monotonic()
 
@@ -101,6 +103,8 @@ class StateKeeper:
         Raises:
             StorageError: The disk is full, or the folder cannot be written; the state before is intact.
         """
+        if not self.team.leads:
+            return
         tensors = _above(_MODEL, work.model.state_dict())
         if work.optimisation is not None:
             tensors |= _above(_OPTIMISER, work.optimisation.tensors())
@@ -118,7 +122,7 @@ class StateKeeper:
             KeyboardInterrupt: The training was asked to stop; the state is written.
             StorageError: The disk is full, or the folder cannot be written; the state before is intact.
         """
-        asked_to_stop = self.interruption is not None and self.interruption.asked
+        asked_to_stop = self._asked_to_stop()
         if asked_to_stop or time.monotonic() - self._saved_s >= self.every_s:
             self.save(position, work)
         if asked_to_stop:
@@ -132,13 +136,20 @@ class StateKeeper:
             StorageError: The disk is full, or the folder cannot be written; the state before is intact.
         """
         self.save(position, work)
-        if self.interruption is not None and self.interruption.asked:
+        if self._asked_to_stop():
             raise KeyboardInterrupt
 
     def remove(self) -> None:
         """Remove what only an unfinished training needs."""
+        if not self.team.leads:
+            return
         for path in (self.path, self.path.with_name(TEACHER)):
             path.unlink(missing_ok=True)
+
+    def _asked_to_stop(self) -> bool:
+        if self.interruption is not None and self.interruption.asked:
+            self.team.ask_to_stop()
+        return self.team.stops
 
 
 def read_state(folder: Path) -> State:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 
 import torch
 from timm.data.mixup import Mixup
@@ -17,7 +19,6 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from effvit.accuracy import Accuracy, balanced_top1, top1, top5
-from effvit.checkpoint import save_weights
 from effvit.data.base import ImageData
 from effvit.evaluate import count_correct, merge
 from effvit.images import EvaluationBatches
@@ -35,8 +36,10 @@ from effvit.optimisation import (
 )
 from effvit.parameters import parameter_groups
 from effvit.preprocessing import Preprocessing, normalise
-from effvit.run import LAST, WEIGHTS, EpochRecord, Run, RunInProgress
+from effvit.run import LAST, WEIGHTS, EpochRecord, Run
+from effvit.run_in_progress import RunInProgress
 from effvit.state import Position, State, StateKeeper, Work
+from effvit.team import Team
 
 EVALUATION_BATCH = 128
 GUARD = Guard("epoch", "lower --lr; the checkpoint of the last finished epoch is intact")
@@ -63,12 +66,14 @@ def train(
     on_epoch: Callable[[EpochRecord], None],
     keeper: StateKeeper | None = None,
     state: State | None = None,
+    team: Team | None = None,
 ) -> Run:
     """Train `model` as the run's recipe says and return the run with its best epoch.
 
     With a frozen `teacher` the loss is in part the distance from its answers, as the recipe's `distill_weight` says.
     After every epoch the last weights, and the best so far, are on disk: whatever ends the training, what was finished
     stays usable. So does the state, which `keeper` keeps: with it, and the model as it was then, the training goes on.
+    Every process of a `team` calls this; only the first one writes.
 
     Raises:
         CheckFailedError: The loss became infinite or NaN.
@@ -76,37 +81,52 @@ def train(
         StorageError: The disk is full.
         UsageError: Mixup with an odd batch, or fewer images than a batch needs.
         UnsupportedError: The device has too little memory.
+        PeerError: Another process of the team has ended.
     """
+    team = team or Team()
     with RunInProgress(run) as progress:
-        keeper = keeper or StateKeeper(run.folder)
-        _Trainer(progress, model, data, device, workers, teacher, keeper).train(on_step, on_epoch, state)
-    done = progress.run.updated(replace(progress.run.record, status="done"))
-    keeper.remove()
+        keeper = keeper or StateKeeper(run.folder, team=team)
+        _Trainer(progress, model, data, device, workers, teacher, keeper, team).train(on_step, on_epoch, state)
+    with team.together():
+        done = progress.run.updated(replace(progress.run.record, status="done"))
+        keeper.remove()
     return done
 
 
 def validate(
-    model: nn.Module, batches: EvaluationBatches, preprocessing: Preprocessing, device: torch.device
+    model: nn.Module,
+    batches: EvaluationBatches,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    team: Team | None = None,
 ) -> Validation:
-    """Return accuracy and loss of `model` on the images of `batches`.
+    """Return accuracy and loss of `model` on the images of `batches`, and the seconds of the slowest of a `team`.
 
     Raises:
         DataError: An image vanished or became unreadable.
     """
+    team = team or Team()
     model.eval()
-    counts: list[Accuracy] = []
-    loss_sum, inference_s = 0.0, 0.0
-    for pixels, labels in batches:
-        images = torch.from_numpy(normalise(pixels, preprocessing)).to(device)
-        started = time.perf_counter()
-        with torch.inference_mode(), mixed_precision(device):
-            logits = model(images).float()
-        logits = logits.cpu()  # waits for the device
-        inference_s += time.perf_counter() - started
-        loss_sum += float(F.cross_entropy(logits, torch.from_numpy(labels), reduction="sum"))
-        counts.append(count_correct(logits.numpy(), labels))
-    accuracy = merge(counts)
-    return Validation(accuracy, loss_sum / max(1, accuracy.images), inference_s)
+    parts: list[tuple[Accuracy, float]] = []
+    inference_s = 0.0
+    with team.together():
+        for pixels, labels in batches:
+            images = torch.from_numpy(normalise(pixels, preprocessing)).to(device)
+            started = time.perf_counter()
+            with torch.inference_mode(), mixed_precision(device):
+                logits = model(images).float()
+            logits = logits.cpu()  # waits for the device
+            inference_s += time.perf_counter() - started
+            loss = float(F.cross_entropy(logits, torch.from_numpy(labels), reduction="sum"))
+            parts.append((count_correct(logits.numpy(), labels), loss))
+    # In the order of one process, whose batches were dealt out: the sum is then the same to the last bit.
+    of_all = team.gathered(parts)
+    dealt = [part for turn in zip_longest(*of_all) for part in turn if part is not None]
+    accuracy = merge([counted for counted, _ in dealt])
+    loss_sum = 0.0
+    for _, loss in dealt:  # `sum` would add them up with compensation, or not, as Python's version has it
+        loss_sum += loss
+    return Validation(accuracy, loss_sum / max(1, accuracy.images), max(team.gathered(inference_s)))
 
 
 def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
@@ -133,16 +153,19 @@ class _Trainer:
         workers: int,
         teacher: VisionTransformer | None,
         keeper: StateKeeper,
+        team: Team,
     ) -> None:
-        self.progress, self.keeper = progress, keeper
-        self.folder, self.record = progress.run.folder, progress.run.record
+        self.progress, self.keeper, self.team = progress, keeper, team
+        self.record = progress.run.record
         recipe = self.record.recipe
         self.device, self.recipe = device, recipe
         self.model = model.to(device)
+        self.answer = team.synchronised(self.model)
         self.teacher = None if teacher is None else teacher.to(device).eval()
-        self.batches = training_batches(self.record, data, device, workers)
+        with team.together():
+            self.batches = training_batches(self.record, data, device, workers, team.place)
         self.held_out = EvaluationBatches(
-            data.val, self.record.preprocessing, *self.record.spec.trained, batch=EVALUATION_BATCH
+            data.val, self.record.preprocessing, *self.record.spec.trained, batch=EVALUATION_BATCH, place=team.place
         )
         self.optimisation = self._optimisation()
         self.average: ModelEmaV3 | None = None
@@ -174,13 +197,14 @@ class _Trainer:
                 after_step=partial(self._after_step, index),
             )
             record = self._validated(index, epoch)
-            if best is None or record.top1 > best.top1:
-                save_weights(self.folder / WEIGHTS, self.kept)
-                self.progress.best(record)
-            save_weights(self.folder / LAST, self.kept)
-            self.progress.run.append_epoch(record)
-            on_epoch(record)
-            self.keeper.after_epoch(Position("training", index + 1), self.work)
+            with self.team.together():
+                if best is None or record.top1 > best.top1:
+                    self.progress.run.save(WEIGHTS, self.kept)
+                    self.progress.best(record)
+                self.progress.run.save(LAST, self.kept)
+                self.progress.run.append_epoch(record)
+                on_epoch(record)
+                self.keeper.after_epoch(Position("training", index + 1), self.work)
 
     def _begin(self, state: State) -> Position:
         if state.optimiser:
@@ -202,12 +226,15 @@ class _Trainer:
         if self.mixup is not None:
             images, labels = self.mixup(images, labels)
         parts = min(self.recipe.accumulate, len(images))
-        for some, their in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
-            yield self._loss(some, their) * (len(some) / len(images))
+        split = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
+        for number, (some, their) in enumerate(split, start=1):
+            # Once a step is enough for processes to share what they have added up.
+            with nullcontext() if number == parts else self.team.unsynchronised(self.answer):
+                yield self._loss(some, their) * (len(some) / len(images))
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         with mixed_precision(self.device):
-            logits = self.model(images).float()
+            logits = self.answer(images).float()
             loss: Tensor = self.criterion(logits, labels)
         if self.teacher is None:
             return loss
@@ -218,7 +245,7 @@ class _Trainer:
 
     def _validated(self, index: int, epoch: Epoch) -> EpochRecord:
         record = self.record
-        validation = validate(self.kept, self.held_out, record.preprocessing, self.device)
+        validation = validate(self.kept, self.held_out, record.preprocessing, self.device, self.team)
         # The last step of an epoch can ruin the weights without a loss that shows it.
         GUARD.require_finite(validation.loss, f"on the held-out images after epoch {index + 1}")
         accuracy = validation.accuracy
@@ -244,7 +271,14 @@ class _Trainer:
             optimizer, recipe.learning_rate, recipe.epochs, len(self.batches), warmup_epochs=recipe.warmup_epochs
         )
         return Optimisation(
-            optimizer, schedule, self.device, GUARD, model=self.model, seed=recipe.seed, clip=recipe.clip_gradient
+            optimizer,
+            schedule,
+            self.device,
+            GUARD,
+            model=self.model,
+            seed=recipe.seed,
+            clip=recipe.clip_gradient,
+            team=self.team,
         )
 
     def _mixup(self, classes: int) -> Mixup | None:

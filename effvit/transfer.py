@@ -21,13 +21,11 @@ from torch.optim import AdamW
 
 from effvit.accuracy import top1
 from effvit.backbone import attention_layers
-from effvit.checkpoint import save_weights
 from effvit.data.base import ImageData
 from effvit.images import EvaluationBatches
 from effvit.optimisation import (
     Begun,
     Guard,
-    Loss,
     Optimisation,
     Step,
     cosine_schedule,
@@ -35,9 +33,11 @@ from effvit.optimisation import (
     training_batches,
 )
 from effvit.preprocessing import normalise
-from effvit.run import LAST, Run, RunInProgress, TransferEpoch, TransferRecord
+from effvit.run import LAST, Run, TransferEpoch, TransferRecord
+from effvit.run_in_progress import RunInProgress
 from effvit.state import Position, State, StateKeeper, TransferSoFar, Work
 from effvit.teacher import Teacher, swapped_layers
+from effvit.team import Team
 from effvit.training import EVALUATION_BATCH, validate
 
 GUARD = Guard("transfer epoch", "lower --transfer-lr")
@@ -55,13 +55,15 @@ def transfer(
     on_epoch: Callable[[TransferEpoch], None],
     keeper: StateKeeper | None = None,
     state: State | None = None,
+    team: Team | None = None,
 ) -> Run:
     """Teach the swapped layers of `student` as the run's recipe says and return the run with what became of it.
 
     The first half of the epochs, and one more if they are odd, trains each layer alone on what the teacher's layer
     gets (teacher forcing): its new parameters, and the projections to q and k. The rest trains all parameters of the
     swapped layers together, on the student's own way from image to final features. The run's last checkpoint is then
-    the student's. With a `state` that was kept, and the student as it was then, the transfer goes on from there.
+    the student's. With a `state` that was kept, and the student as it was then, the transfer goes on from there. Every
+    process of a `team` calls this; only the first one writes.
 
     Raises:
         CheckFailedError: An error became infinite or NaN.
@@ -69,13 +71,17 @@ def transfer(
         StorageError: The disk is full.
         UsageError: Mixup with an odd batch, or fewer images than a batch needs.
         UnsupportedError: The device has too little memory.
+        PeerError: Another process of the team has ended.
     """
+    team = team or Team()
     with RunInProgress(run):
-        keeper = keeper or StateKeeper(run.folder)
-        record = _Transfer(run, student, teacher, data, device, workers, keeper).carry_out(on_step, on_epoch, state)
-        save_weights(run.folder / LAST, student)
-        transferred = run.updated(replace(run.record, transfer=record))
-        keeper.save(Position("training"), Work(student))
+        keeper = keeper or StateKeeper(run.folder, team=team)
+        work = _Transfer(run, student, teacher, data, device, workers, keeper, team)
+        record = work.carry_out(on_step, on_epoch, state)
+        with team.together():
+            run.save(LAST, student)
+            transferred = run.updated(replace(run.record, transfer=record))
+            keeper.save(Position("training"), Work(student))
         return transferred
 
 
@@ -88,6 +94,17 @@ def unexplained(output: Tensor, target: Tensor) -> Tensor:
     variance = (target - target.mean(dim=(0, 1), keepdim=True)).square().mean()
     # A target that does not vary at all still divides.
     return (output - target).square().mean() / variance.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+class Lesson(nn.Module):
+    """The error of a student as the output of a module, which is what processes share the gradients of."""
+
+    def __init__(self, student: VisionTransformer, error: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.student, self.error = student, error
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.error(images)
 
 
 class LayerTrace:
@@ -198,16 +215,21 @@ class _Transfer:
         device: torch.device,
         workers: int,
         keeper: StateKeeper,
+        team: Team,
     ) -> None:
         record = run.record
+        self.team = team
         self.keeper, self.position = keeper, Position("transfer")
         self.gathered: Mapping[str, Tensor] = {}
         self.recipe, self.preprocessing, self.device = record.recipe, record.preprocessing, device
         # Evaluation mode: dropout and stochastic depth would be errors that no layer can answer for.
         self.student, self.teacher = student.to(device).eval(), teacher.model.to(device)
         self.blocks = tuple(swapped_layers(student))
-        self.batches = training_batches(record, data, device, workers)
-        self.held_out = EvaluationBatches(data.val, record.preprocessing, *record.spec.trained, batch=EVALUATION_BATCH)
+        with team.together():
+            self.batches = training_batches(record, data, device, workers, team.place)
+        self.held_out = EvaluationBatches(
+            data.val, record.preprocessing, *record.spec.trained, batch=EVALUATION_BATCH, place=team.place
+        )
 
     def carry_out(
         self, on_step: Callable[[Step], None], on_epoch: Callable[[TransferEpoch], None], state: State | None
@@ -218,11 +240,11 @@ class _Transfer:
         count = self.recipe.transfer_epochs
         parameters = new_and_qkv(self.student, self.teacher)
         with training_only(self.student, parameters), values_kept(self.student):
-            self._train("layers", self._forced_loss, parameters, count - count // 2, on_step, on_epoch)
+            self._train("layers", self._forced_error, parameters, count - count // 2, on_step, on_epoch)
         layers = swapped_layers(self.student).values()
         parameters = [parameter for layer in layers for parameter in layer.parameters()]
         with training_only(self.student, parameters):
-            self._train("features", self._free_loss, parameters, count, on_step, on_epoch)
+            self._train("features", self._free_error, parameters, count, on_step, on_epoch)
         assert self.position.transfer is not None
         return TransferRecord(
             blocks=self.blocks,
@@ -236,7 +258,7 @@ class _Transfer:
     def _train(
         self,
         stage: Literal["layers", "features"],
-        loss: Loss,
+        error: Callable[[Tensor], Tensor],
         parameters: list[nn.Parameter],
         until: int,
         on_step: Callable[[Step], None],
@@ -246,12 +268,13 @@ class _Transfer:
         if self.position.epoch >= until:
             return
         optimisation = self._optimisation(parameters)
+        lesson = self.team.synchronised(Lesson(self.student, error))
         for index in range(self.position.epoch, until):
             epoch = optimisation.epoch(
                 index,
                 self.recipe.transfer_epochs,
                 self.batches,
-                loss,
+                partial(self._losses, lesson),
                 on_step,
                 begun=self.position.begun,
                 after_step=partial(self._after_step, optimisation),
@@ -260,16 +283,19 @@ class _Transfer:
                 index + 1, stage, epoch.loss, epoch.seconds, epoch.images_per_s, optimisation.learning_rate
             )
             self._finish_epoch(record)
-            on_epoch(record)
-            # The next stage has an optimiser of its own.
-            self.keeper.after_epoch(self.position, Work(self.student, optimisation if index + 1 < until else None))
+            with self.team.together():
+                on_epoch(record)
+                # The next stage has an optimiser of its own.
+                self.keeper.after_epoch(self.position, Work(self.student, optimisation if index + 1 < until else None))
 
     def _optimisation(self, parameters: list[nn.Parameter]) -> Optimisation:
         recipe = self.recipe
         optimizer = AdamW(parameters, lr=recipe.transfer_learning_rate, weight_decay=0.0, fused=True)
         schedule = cosine_schedule(optimizer, recipe.transfer_learning_rate, recipe.transfer_epochs, len(self.batches))
         # Gradients are not clipped: by their common norm, the layers would no longer be independent.
-        optimisation = Optimisation(optimizer, schedule, self.device, GUARD, model=self.student, seed=recipe.seed)
+        optimisation = Optimisation(
+            optimizer, schedule, self.device, GUARD, model=self.student, seed=recipe.seed, team=self.team
+        )
         if self.gathered:
             optimisation.restore(self.gathered, self.position.scaler)
             self.gathered = {}
@@ -284,28 +310,33 @@ class _Transfer:
         so_far = replace(so_far, epochs=(*so_far.epochs, record))
         self.position = Position("transfer", record.epoch, transfer=so_far)
 
-    def _forced_loss(self, images: Tensor, labels: Tensor) -> list[Tensor]:
+    def _losses(self, lesson: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         with mixed_precision(self.device):
-            return [teacher_forced_errors(self.student, self.teacher, images).mean()]
+            return [lesson(images)]
 
-    def _free_loss(self, images: Tensor, labels: Tensor) -> list[Tensor]:
-        with mixed_precision(self.device):
-            features, layers = free_running_errors(self.student, self.teacher, images)
-            return [features + layers]
+    def _forced_error(self, images: Tensor) -> Tensor:
+        return teacher_forced_errors(self.student, self.teacher, images).mean()
+
+    def _free_error(self, images: Tensor) -> Tensor:
+        features, layers = free_running_errors(self.student, self.teacher, images)
+        return features + layers
 
     def _errors(self, when: str) -> tuple[float, ...]:
         """Return each layer's error on the held-out images, the mean over batches weighed by their images."""
         sums, count = torch.zeros(len(self.blocks), dtype=torch.float64), 0
-        for pixels, labels in self.held_out:
-            images = torch.from_numpy(normalise(pixels, self.preprocessing)).to(self.device)
-            with torch.no_grad(), mixed_precision(self.device):
-                errors = teacher_forced_errors(self.student, self.teacher, images)
-            sums += errors.double().cpu() * len(labels)
-            count += len(labels)
+        with self.team.together():
+            for pixels, labels in self.held_out:
+                images = torch.from_numpy(normalise(pixels, self.preprocessing)).to(self.device)
+                with torch.no_grad(), mixed_precision(self.device):
+                    errors = teacher_forced_errors(self.student, self.teacher, images)
+                sums += errors.double().cpu() * len(labels)
+                count += len(labels)
+        sums = torch.stack(self.team.gathered(sums)).sum(dim=0)
+        count = sum(self.team.gathered(count))
         GUARD.require_finite(float(sums.sum()), f"on the held-out images {when} the transfer")
         return tuple((sums / count).tolist())
 
     def _top1(self) -> float:
-        validation = validate(self.student, self.held_out, self.preprocessing, self.device)
+        validation = validate(self.student, self.held_out, self.preprocessing, self.device, self.team)
         GUARD.require_finite(validation.loss, "on the held-out images")
         return top1(validation.accuracy) or 0.0
