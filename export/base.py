@@ -18,6 +18,7 @@ from effvit.errors import BackendUnavailableError, UnsupportedError
 from effvit.export.pins import Pinned
 from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantisation, Quantised
 from effvit.export.settings import RuntimeSettings
+from effvit.interruption import uninterrupted
 from effvit.preprocessing import Preprocessing
 from effvit.registry import discover, pick
 from effvit.spec import Cost, ModelSpec, Precision
@@ -214,7 +215,8 @@ class Backend:
             BackendUnavailableError: It is not here.
             UnsupportedError: It does not compute in this precision.
         """
-        reason = self.unavailable()
+        with uninterrupted():  # libraries that Ctrl-C breaks off while they are imported say that they cannot be
+            reason = self.unavailable()
         if reason is not None:
             raise BackendUnavailableError(f"{self.name} cannot run here: {reason}", self.install)
         if precision is not None and precision not in self.precisions:

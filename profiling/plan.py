@@ -11,6 +11,7 @@ from effvit.environment import usable_cores
 from effvit.errors import UsageError
 from effvit.export.base import Backend, Source, backends, pick_backend
 from effvit.export.settings import RuntimeSettings
+from effvit.interruption import uninterrupted
 from effvit.profiling.confinement import Confinement
 from effvit.profiling.devices import CPU, Device, check_gpus
 from effvit.profiling.disturbance import TOLERANCE, Tolerance
@@ -173,4 +174,5 @@ def available_backends(devices: Sequence[Device] = (CPU,)) -> tuple[str, ...]:
     """Return the names of the backends that can run here on one of the devices, but for those that are slow to open."""
     kinds = {device.kind for device in devices}
     fitting = (backend for backend in backends().values() if not kinds.isdisjoint(backend.devices))
-    return tuple(backend.name for backend in fitting if not backend.slow_to_open and backend.unavailable() is None)
+    with uninterrupted():  # as in Backend.require
+        return tuple(one.name for one in fitting if not one.slow_to_open and one.unavailable() is None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -266,6 +269,24 @@ def test_a_missing_runtime_says_how_to_get_it() -> None:
     with pytest.raises(BackendUnavailableError) as caught:
         backend.require()
     assert "pip install" in caught.value.hint
+
+
+def test_ctrl_c_while_a_runtime_is_imported_ends_the_work_and_does_not_make_the_runtime_unavailable() -> None:
+    def imported() -> str | None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:  # as libraries with code in C do
+            return "initialization failed"
+        return None
+
+    # Who runs tests in parallel ignores Ctrl-C in its processes.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            replace(pick_backend("ort-cpu"), unavailable=imported).require()
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_without_a_compiler_there_is_no_compiled_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
