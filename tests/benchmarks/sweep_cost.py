@@ -36,7 +36,7 @@ from effvit.profiling.stats import half_width, median_interval
 from effvit.profiling.sweep import run_sweep
 from effvit.spec import Precision
 
-SCHEMA = "effvit.sweep-cost-benchmark/2"
+SCHEMA = "effvit.sweep-cost-benchmark/1"
 STUDIED = "softmax,atrous,linformer,nystromformer,performer"
 # What a tool that knows no noise measures, however quiet the machine: optimum-benchmark's default.
 FIXED_S = 10.0
@@ -52,7 +52,8 @@ class Report:
     `stages` are the wall seconds from the announcement of each stage to the next, by the first word of it; `timed_s`
     those inside the clock and `warmup_s` those of warming up before, over all `turns`, as the workers tell.
     `half_widths` are those of the medians' intervals. `optimum_s` are the wall seconds of each cell of
-    optimum-benchmark, without the start of its first process.
+    optimum-benchmark, without the start of its first process. `warmup_s` and `turns` are 0 in files that were written
+    before they were counted.
     """
 
     command: str
@@ -62,10 +63,10 @@ class Report:
     wall_s: float
     stages: tuple[tuple[str, float], ...]
     timed_s: float
-    warmup_s: float
-    turns: int
     half_widths: tuple[float, ...]
     optimum_s: tuple[float, ...] = ()
+    warmup_s: float = 0.0
+    turns: int = 0
     schema: str = SCHEMA
 
     def seconds(self, *stages: str) -> float:
