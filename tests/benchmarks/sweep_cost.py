@@ -178,7 +178,7 @@ def _table(report: Report) -> Table:
         ("exporting and verifying", report.seconds(*BUILDING)),
         ("rounds", report.seconds("round")),
         ("of these inside the clock", report.timed_s),
-        (f"of these warming up, for {report.turns} turns", report.warmup_s),
+        *([(f"of these warming up, for {report.turns} turns", report.warmup_s)] if report.turns else []),
         ("accuracy", report.seconds("accuracy")),
         ("energy", report.seconds("energy")),
         ("opening", report.seconds("opening")),
