@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effvit.errors import BackendUnavailableError, UnsupportedError
+from effvit.export.engine_options import DEFAULT_ENGINE, EngineOptions
 from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantisation, Quantised
 from effvit.export.settings import RuntimeSettings
 from effvit.preprocessing import Preprocessing
@@ -75,7 +76,7 @@ class Artifact:
 
     `path` is absolute; `sha256` and `size_bytes` are the file's. `parity` is None until the artifact was compared with
     the PyTorch model. `gpus` are those it was built on, with their drivers, if it is of use there alone. `quantised` is
-    None for graphs that are not.
+    None for graphs that are not, `engine` for everything but engines; their batch is free within its bounds alone.
     """
 
     format: str
@@ -94,6 +95,7 @@ class Artifact:
     parity: Parity | None = None
     gpus: tuple[str, ...] = ()
     quantised: Quantised | None = None
+    engine: EngineOptions | None = None
 
 
 class Session(Protocol):
@@ -134,7 +136,7 @@ class StagedSession(Session, Protocol):
 class Source:
     """What an artifact is made from: a run, at one resolution (px) and precision.
 
-    `quantisation` has a meaning for precisions that are quantised.
+    `quantisation` has a meaning for precisions that are quantised, `engine` for TensorRT.
     """
 
     run: Run
@@ -142,6 +144,7 @@ class Source:
     width: int
     precision: Precision
     quantisation: Quantisation = DEFAULT_QUANTISATION
+    engine: EngineOptions = DEFAULT_ENGINE
 
     def model(self) -> VisionTransformer:
         """Return the trained fp32 model at this resolution, in evaluation mode."""

@@ -11,7 +11,7 @@ import numpy as np
 from effvit.accuracy import Accuracy
 from effvit.errors import FallbackError, MismatchError
 from effvit.evaluate import count_correct, merge
-from effvit.export.base import Artifact, Backend, Parity, Session, Source, predict
+from effvit.export.base import Artifact, Backend, Images, Logits, Parity, Session, Source, predict
 from effvit.export.cache import find, forget, make, reference_logits, verify
 from effvit.export.decisions import Truth, check_drop
 from effvit.preprocessing import normalise
@@ -59,17 +59,20 @@ def verified_artifact(
         MismatchError: It is not the model it was made from, or loses more; it does not count as verified then.
         EffvitError: Whatever `limits.fallback` raises; nothing is verified then.
     """
-    artifact = find(source, backend) or make(source, backend)
+    device = backend.devices[0]  # where it is opened
+    artifact = find(source, backend, device) or make(source, backend)
     known = artifact.parity is not None and _judged(artifact.parity, truth)
     if not known or limits.fallback is not None:
         images = np.load(pixels)
         session = backend.open(artifact, threads)
-        predicted = predict(session, normalise(images[:1] if known else images, artifact.preprocessing), BATCH)
+        predicted = _predicted(session, normalise(images[:1] if known else images, artifact.preprocessing), artifact)
         _judge(session, artifact, backend, threads, limits.fallback)
         if not known:
             forget(source, backend)
             reference = reference_logits(source, images)
-            return verify(artifact, source, backend, reference, predicted, truth=truth, max_drop=limits.max_drop)
+            return verify(
+                artifact, source, backend, reference, predicted, device=device, truth=truth, max_drop=limits.max_drop
+            )
     if limits.max_drop is not None and artifact.parity is not None:
         try:
             check_drop(artifact.parity, artifact, limits.max_drop)
@@ -106,11 +109,20 @@ def artifact_accuracy(
     counts = []
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
-        logits = predict(session, normalise(images[part], artifact.preprocessing), BATCH)
+        logits = _predicted(session, normalise(images[part], artifact.preprocessing), artifact)
         if start == 0:
             _judge(session, artifact, backend, threads, fallback)
         counts.append(count_correct(logits, truth[part]))
     return replace(merge(counts), of_images=of_images)
+
+
+def _predicted(session: Session, images: Images, artifact: Artifact) -> Logits:
+    """Return the logits of `images`; the first batch of an engine is one that it is built for."""
+    if artifact.engine is None:
+        return predict(session, images, BATCH)
+    batch = artifact.engine.batches[1]
+    enough = np.resize(images, (max(len(images), batch), *images.shape[1:]))
+    return predict(session, enough, batch)[: len(images)]
 
 
 def _judge(session: Session, artifact: Artifact, backend: Backend, threads: int, fallback: Fallback | None) -> None:

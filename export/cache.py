@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from effvit.cost import cost_of
-from effvit.environment import capture_environment, package_version
+from effvit.environment import engine_gpus, package_version
 from effvit.errors import CheckpointError
 from effvit.export.base import Artifact, Backend, Logits, Source
 from effvit.export.decisions import Truth, check_drop
@@ -79,8 +79,9 @@ def make(source: Source, backend: Backend) -> Artifact:
         cost=cost_of(source.model(), record.spec),
         built_with=tuple((tool, version) for tool in TOOLS if (version := package_version(tool)) is not None),
         build_s=time.perf_counter() - started,
-        gpus=capture_environment().gpus if backend.device_bound else (),
+        gpus=engine_gpus() if backend.device_bound else (),
         quantised=_quantised(source, path),
+        engine=source.engine if backend.device_bound else None,
     )
 
 
@@ -145,8 +146,10 @@ def _stem(source: Source, backend: Backend) -> str:
     if spec.weights is None:
         raise CheckpointError(f"the run {source.run.name} has no weights yet", "let `effvit finetune` finish an epoch")
     versions = [(tool, package_version(tool)) for tool in TOOLS]
-    devices = capture_environment().gpus if backend.device_bound else ()
+    devices = engine_gpus() if backend.device_bound else ()
     made_of = [spec, source.height, source.width, source.precision, backend.format, versions, devices]
+    if backend.device_bound:
+        made_of.append(source.engine)
     if source.precision.quantised:
         made_of += [source.quantisation, package_version("onnxruntime") or package_version("onnxruntime-gpu")]
     digest = hashlib.sha256(msgspec.json.encode(made_of)).hexdigest()[:10]
