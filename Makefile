@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One runtime extra exactly: onnxruntime and onnxruntime-gpu share an import name.
 RUNTIME ?= cpu
 
-.PHONY: test lint types tests slow study clean
+.PHONY: test lint types types-tensorrt tests slow study clean
 
 test: lint types tests
 
@@ -15,6 +15,10 @@ lint: $(VENV)/.installed
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
+
+# Against the real bindings of TensorRT, which pip downloads; no GPU and no TensorRT, but a C compiler.
+types-tensorrt: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow tests/export/test_tensorrt_bindings.py
 
 # Files in their order, not those of many tests first: commands come first then, which take longest.
 tests: $(VENV)/.installed

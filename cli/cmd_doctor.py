@@ -23,17 +23,30 @@ class BackendStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LibraryStatus:
+    """A package that backends need beside their runtime: its version, or why it is of no use here."""
+
+    name: str
+    summary: str
+    version: str | None
+    unavailable: str | None
+    install: str
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What this machine can run."""
+    """What this machine can run; `libraries` reach its GPUs, and TensorRT needs one of them."""
 
     environment: Environment
     backends: tuple[BackendStatus, ...]
+    libraries: tuple[LibraryStatus, ...] = ()
 
 
 def diagnose() -> Diagnosis:
     """Look at this machine and at every backend."""
-    from effvit.environment import capture_environment
+    from effvit.environment import capture_environment, package_version
     from effvit.export.base import backends
+    from effvit.export.device import device_libraries
 
     return Diagnosis(
         capture_environment(),
@@ -48,6 +61,16 @@ def diagnose() -> Diagnosis:
                 backend.devices,
             )
             for backend in backends().values()
+        ),
+        tuple(
+            LibraryStatus(
+                library.name,
+                library.summary,
+                package_version(library.package),
+                library.unavailable(),
+                library.install,
+            )
+            for library in device_libraries()
         ),
     )
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from effvit.cli.engines import (
+    AttentionOperatorOption,
+    BatchOption,
+    LevelOption,
+    RefitOption,
+    VersionCompatibleOption,
+    WorkspaceOption,
+    engine_options,
+    engine_summary,
+)
 from effvit.cli.options import (
     DEFAULT_RUNS,
     AttentionsOption,
@@ -23,6 +34,7 @@ from effvit.cli.options import (
 )
 from effvit.cli.output import CountingBar, progress_bars, say, show, warn, write_json
 from effvit.errors import BackendUnavailableError, UnavailableError
+from effvit.export.engine_options import DEFAULT_ENGINE
 from effvit.export.pins import PINNABLE
 from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantisation, Quantised
 
@@ -31,6 +43,7 @@ if TYPE_CHECKING:
 
     from effvit.export.base import Artifact, Backend, Source
     from effvit.export.build import Limits
+    from effvit.export.engine_options import AttentionForm
     from effvit.profiling.pixels import PixelStore
     from effvit.spec import Precision
 
@@ -68,6 +81,12 @@ def export(
             "or those named, such as blocks.3.attn, 'blocks.*.norm1', 'block 3'",
         ),
     ] = None,
+    batch: BatchOption = "1",
+    workspace: WorkspaceOption = None,
+    level: LevelOption = DEFAULT_ENGINE.level,
+    attention_operator: AttentionOperatorOption = False,
+    refit: RefitOption = False,
+    version_compatible: VersionCompatibleOption = False,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
@@ -75,9 +94,10 @@ def export(
     """Write artifacts of a run, each compared with the PyTorch model on real held-out images.
 
     What counts is how they decide: the share of images with the same answer, and what that does to accuracy, each with
-    its doubt. There is one graph for every resolution and precision; the batch is free. Artifacts made before are found
-    again. A runtime that does something else than it was asked for, such as computing in another type, ends with exit
-    code 4; the graphs that engines are made from are not judged by that, only by what they return.
+    its doubt. There is one graph for every resolution and precision; its batch is free, that of an engine is --batch.
+    Artifacts made before are found again. A runtime that does something else than it was asked for, such as computing
+    in another type, ends with exit code 4; the graphs that engines are made from are not judged by that, only by what
+    they return.
 
     With --pin-fp32 auto, an artifact that is refused for its decisions is compared with the fp32 graph block by block;
     the fewest blocks, then the fewest modules in them, that make it pass stay in fp32, and what that costs is timed.
@@ -90,6 +110,14 @@ def export(
     quantisation = Quantisation(
         calibration_images, calibration_method_from_text(calibration), attention=quantise_attention
     )
+    engine = engine_options(
+        batch,
+        workspace,
+        level,
+        attention_operator=attention_operator,
+        refit=refit,
+        version_compatible=version_compatible,
+    )
 
     from effvit.environment import usable_cores
     from effvit.export.base import Source, pick_backend
@@ -100,7 +128,7 @@ def export(
     engine_backend = pick_backend("tensorrt")
     missing = engine_backend.unavailable() if engines else None
     chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
-    wanted = _wanted(graphs, engines, missing is None)
+    wanted = _wanted(graphs, engines, engine.attention, missing is None)
     pins = pins_from_text(pin_fp32, [precision for _, precision, _ in wanted])
     made: list[Artifact] = []
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
@@ -108,13 +136,15 @@ def export(
             for height, width in sizes or [one.record.spec.trained]:
                 for backend, precision, judged in wanted:
                     say(f"exporting {one.name} at {height} x {width} px, {precision}, {backend.format}")
-                    source = Source(one, height, width, precision, quantisation)
+                    source = Source(one, height, width, precision, quantisation, engine=engine)
                     limits = Limits(max_drop, (warn if allow_fallback else refuse) if judged else None)
                     made.append(
                         _export(source, backend, pixels, verify_images, threads or usable_cores(), limits, pins)
                     )
                     if made[-1].quantised is not None:
                         say(_summary(made[-1].quantised))
+                    if made[-1].engine is not None:
+                        say(engine_summary(Path(made[-1].path)))
     if json:
         import msgspec
 
@@ -139,7 +169,7 @@ def _summary(quantised: Quantised) -> str:
 
 
 def _wanted(
-    graphs: Sequence[Precision], engines: Sequence[Precision], buildable: bool
+    graphs: Sequence[Precision], engines: Sequence[Precision], attention: AttentionForm, buildable: bool
 ) -> list[tuple[Backend, Precision, bool]]:
     """Return what is exported: graphs for ONNX Runtime, those of engines, and engines where they are `buildable`.
 
@@ -150,7 +180,7 @@ def _wanted(
 
     wanted = {(pick_backend("ort-cpu"), precision): True for precision in graphs}
     for precision in engines:
-        backend = graph_backend(precision)
+        backend = graph_backend(precision, attention)
         # A graph that ONNX Runtime cannot run is written beside its engine alone, which is verified.
         if precision in backend.precisions or not buildable:
             wanted.setdefault((backend, precision), False)

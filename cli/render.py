@@ -35,7 +35,7 @@ _BYTES_LEGEND = "bytes: what the operators of the first attention layer read and
 
 
 def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
-    """Return the machine, then the backends."""
+    """Return the machine, then the backends, then what they need to reach GPUs."""
     environment = diagnosis.environment
     machine = _plain("this machine", "")
     ram = environment.ram_bytes
@@ -49,12 +49,18 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
         machine.add_row(name, value)
     backends = _plain("backend", "version", "devices", "precisions", "state")
     for status in diagnosis.backends:
-        state = (
-            "ready" if status.unavailable is None else f"not here: {status.unavailable}; to get it: {status.install}"
-        )
+        state = _state(status.unavailable, status.install)
         kinds, types = ", ".join(status.devices), ", ".join(status.precisions)
         backends.add_row(status.name, status.version or "-", kinds, types, state)
-    return [machine, backends]
+    libraries = _plain("for TensorRT", "version", "what for", "state")
+    for library in diagnosis.libraries:
+        state = _state(library.unavailable, library.install)
+        libraries.add_row(library.name, library.version or "-", library.summary, state)
+    return [machine, backends, libraries]
+
+
+def _state(unavailable: str | None, install: str) -> str:
+    return "ready" if unavailable is None else f"not here: {unavailable}; to get it: {install}"
 
 
 def names_table(rows: Sequence[tuple[str, str]]) -> Table:

@@ -140,11 +140,25 @@ def _ram_bytes() -> int | None:
 
 def nvidia_gpus() -> tuple[str, ...]:
     """Return name and driver of every NVIDIA GPU, in the order of their numbers; nothing without a driver."""
+    return _asked_of_driver("name,driver_version")
+
+
+def engine_gpus() -> tuple[str, ...]:
+    """Return name, driver and compute capability of every NVIDIA GPU: what engines are built for."""
+    return _asked_of_driver("name,driver_version,compute_cap")
+
+
+def gpu_uuid(bus: str) -> str:
+    """Return the name, `GPU-` and a UUID, of the GPU in the slot `bus` of the PCI bus; the slot where nothing tells."""
+    return next(iter(_asked_of_driver("uuid", f"--id={bus}")), bus)
+
+
+def _asked_of_driver(facts: str, *which: str) -> tuple[str, ...]:
     # The driver's own tool, so that naming GPUs needs no torch and makes no CUDA context.
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
-    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    query = [tool, f"--query-gpu={facts}", "--format=csv,noheader", *which]
     try:
         listing = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):  # not executable; a driver that hangs

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effvit.errors import BackendUnavailableError, UnsupportedError
+from effvit.export.engine_options import DEFAULT_ENGINE, EngineOptions
 from effvit.export.pins import Pinned
 from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantisation, Quantised
 from effvit.export.settings import RuntimeSettings
@@ -77,7 +78,8 @@ class Artifact:
 
     `path` is absolute; `sha256` and `size_bytes` are the file's. `parity` is None until the artifact was compared with
     the PyTorch model. `gpus` are those it was built on, with their drivers, if it is of use there alone. `quantised` is
-    None for graphs that are not, `pinned` where no module stays in fp32 that would not anyway.
+    None for graphs that are not, `pinned` where no module stays in fp32 that would not anyway, `engine` for everything
+    but engines; their batch is free within its bounds alone.
     """
 
     format: str
@@ -97,6 +99,7 @@ class Artifact:
     gpus: tuple[str, ...] = ()
     quantised: Quantised | None = None
     pinned: Pinned | None = None
+    engine: EngineOptions | None = None
 
 
 class Session(Protocol):
@@ -138,7 +141,7 @@ class Source:
     """What an artifact is made from: a run, at one resolution (px) and precision.
 
     `quantisation` has a meaning for precisions that are quantised; `pins`, the names of modules that stay in fp32, for
-    those of 16 bits or less.
+    those of 16 bits or less; `engine` for TensorRT.
     """
 
     run: Run
@@ -147,6 +150,7 @@ class Source:
     precision: Precision
     quantisation: Quantisation = DEFAULT_QUANTISATION
     pins: tuple[str, ...] = ()
+    engine: EngineOptions = DEFAULT_ENGINE
 
     def model(self) -> VisionTransformer:
         """Return the trained fp32 model at this resolution, in evaluation mode."""

@@ -11,7 +11,7 @@ import numpy as np
 from effvit.accuracy import Accuracy
 from effvit.errors import FallbackError, MismatchError
 from effvit.evaluate import count_correct, merge
-from effvit.export.base import Artifact, Backend, Parity, Session, Source, predict
+from effvit.export.base import Artifact, Backend, Images, Logits, Parity, Session, Source, predict
 from effvit.export.cache import find, forget, make, reference_logits, verify
 from effvit.export.decisions import Truth, check_drop
 from effvit.preprocessing import normalise
@@ -82,7 +82,7 @@ def judged_artifact(
     if not known or limits.fallback is not None:
         images = np.load(pixels)
         session = backend.open(artifact, threads)
-        predicted = predict(session, normalise(images[:1] if known else images, artifact.preprocessing), BATCH)
+        predicted = _predicted(session, normalise(images[:1] if known else images, artifact.preprocessing), artifact)
         _judge(session, artifact, backend, threads, limits.fallback)
         if not known:
             forget(source, backend)
@@ -124,11 +124,20 @@ def artifact_accuracy(
     counts = []
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
-        logits = predict(session, normalise(images[part], artifact.preprocessing), BATCH)
+        logits = _predicted(session, normalise(images[part], artifact.preprocessing), artifact)
         if start == 0:
             _judge(session, artifact, backend, threads, fallback)
         counts.append(count_correct(logits, truth[part]))
     return replace(merge(counts), of_images=of_images)
+
+
+def _predicted(session: Session, images: Images, artifact: Artifact) -> Logits:
+    """Return the logits of `images`; the first batch of an engine is one that it is built for."""
+    if artifact.engine is None:
+        return predict(session, images, BATCH)
+    batch = artifact.engine.batches[1]
+    enough = np.resize(images, (max(len(images), batch), *images.shape[1:]))
+    return predict(session, enough, batch)[: len(images)]
 
 
 def _judge(session: Session, artifact: Artifact, backend: Backend, threads: int, fallback: Fallback | None) -> None:

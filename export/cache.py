@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from effvit.environment import capture_environment, package_version
+from effvit.environment import engine_gpus, package_version
 from effvit.errors import CheckpointError
 from effvit.export.base import Artifact, Backend, Logits, Source
 from effvit.export.decisions import Truth, check_drop
@@ -41,11 +41,11 @@ def reference_logits(source: Source, pixels: np.ndarray) -> Logits:
         return np.concatenate([model(torch.from_numpy(part)).numpy() for part in parts])
 
 
-def find(source: Source, backend: Backend, device: str = "cpu") -> Artifact | None:
+def find(source: Source, backend: Backend, device: str | None = None) -> Artifact | None:
     """Return the artifact made earlier from exactly this, or None.
 
-    Its parity is that of `backend` on this kind of device: None where only another backend, which shares the file, or
-    this one on another kind of device has verified it.
+    Its parity is that of `backend` on this kind of device (None: the first that it computes on), or None where only
+    another backend, which shares the file, or this one on another kind of device has verified it.
     """
     own = _sidecar(source, backend, device)
     for file in (own, *sorted(own.parent.glob(f"{_stem(source, backend)}.*.json"))):
@@ -85,9 +85,10 @@ def make(source: Source, backend: Backend) -> Artifact:
         cost=cost_of(source.model(), record.spec),
         built_with=tuple((tool, version) for tool in TOOLS if (version := package_version(tool)) is not None),
         build_s=time.perf_counter() - started,
-        gpus=capture_environment().gpus if backend.device_bound else (),
+        gpus=engine_gpus() if backend.device_bound else (),
         quantised=_quantised(source, path),
         pinned=Pinned(source.pins) if source.pins else None,
+        engine=source.engine if backend.device_bound else None,
     )
 
 
@@ -106,7 +107,7 @@ def verify(
     reference: Logits,
     predicted: Logits,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     truth: Truth | None = None,
     max_drop: float | None = None,
 ) -> Artifact:
@@ -128,7 +129,7 @@ def verify(
     return verified
 
 
-def keep(artifact: Artifact, source: Source, backend: Backend, device: str = "cpu") -> None:
+def keep(artifact: Artifact, source: Source, backend: Backend, device: str | None = None) -> None:
     """Write what is known of `artifact`, which `backend` has verified on this kind of device, beside its file.
 
     Raises:
@@ -141,7 +142,7 @@ def keep(artifact: Artifact, source: Source, backend: Backend, device: str = "cp
 
 def forget(source: Source, backend: Backend) -> None:
     """Forget what `backend` found of the artifact of `source`: it is verified anew when it is next asked for."""
-    _sidecar(source, backend, backend.devices[0]).unlink(missing_ok=True)
+    _sidecar(source, backend).unlink(missing_ok=True)
 
 
 def discard(source: Source, backend: Backend) -> None:
@@ -160,10 +161,10 @@ def _file(source: Source, backend: Backend) -> Path:
     return _folder(source) / f"{_stem(source, backend)}{backend.suffix}"
 
 
-def _sidecar(source: Source, backend: Backend, device: str) -> Path:
+def _sidecar(source: Source, backend: Backend, device: str | None = None) -> Path:
     """Return where the verdict of one backend on an artifact lies, beside the artifact."""
     # A backend that computes on both has other kernels on each, and another verdict.
-    where = f"-{device}" if device != backend.devices[0] else ""
+    where = f"-{device}" if device not in (None, backend.devices[0]) else ""
     return _folder(source) / f"{_stem(source, backend)}.{backend.name}{where}.json"
 
 
@@ -173,8 +174,10 @@ def _stem(source: Source, backend: Backend) -> str:
     if spec.weights is None:
         raise CheckpointError(f"the run {source.run.name} has no weights yet", "let `effvit finetune` finish an epoch")
     versions = [(tool, package_version(tool)) for tool in TOOLS]
-    devices = capture_environment().gpus if backend.device_bound else ()
+    devices = engine_gpus() if backend.device_bound else ()
     made_of = [spec, source.height, source.width, source.precision, backend.format, versions, devices]
+    if backend.device_bound:
+        made_of.append(source.engine)
     if source.precision.quantised:
         made_of += [source.quantisation, package_version("onnxruntime") or package_version("onnxruntime-gpu")]
     if source.pins:

@@ -18,6 +18,8 @@ import msgspec
 from effvit.errors import ArtifactError
 from effvit.export.census import Port
 from effvit.export.products import UNKNOWN
+from effvit.export.quantisation import Quantised
+from effvit.spec import Precision
 
 INTEGERS = "integers"
 # What names of types contain, first to last: "bfloat16" contains "float16", and both contain "float".
@@ -174,6 +176,27 @@ def engine_census(information: bytes, times: Mapping[str, float] | None = None) 
         outputs=tuple(port for mode, port in ports if mode == "output")
         or tuple(Port(name, UNKNOWN, ()) for name in engine.bindings[1:]),
     )
+
+
+def computed_in(census: EngineCensus, asked: Precision, quantised: Quantised | None = None) -> Precision | None:
+    """Return the type of most products of an engine that was asked to compute in one; None where it does not tell.
+
+    Most by time, where layers were timed. Of an engine that is quantised it is the asked type if at least half of what
+    the graph has in 8 bits is: products of activations stay in half precision. Which fp32 products round to TF32,
+    TensorRT does not tell of all of them.
+    """
+    weights = {share.type: share.layers if share.seconds is None else share.seconds for share in census.products}
+    known = {kind: weight for kind, weight in weights.items() if kind != UNKNOWN}
+    if not known:
+        return None
+    if quantised is not None:
+        share = quantised.products / quantised.of_products
+        if 2 * known.get(asked, 0) >= share * sum(known.values()):
+            return asked
+    most = max(known, key=lambda kind: known[kind])
+    if asked is Precision.TF32 and most == Precision.FP32:
+        return None
+    return Precision(most) if most in list(Precision) else None
 
 
 def layer_times(profile: bytes) -> dict[str, float]:

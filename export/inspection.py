@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from effvit.environment import package_version
+from effvit.environment import engine_gpus, package_version
 from effvit.errors import ArtifactError, FallbackError
 from effvit.export.base import Parity, pick_backend
 from effvit.export.census import GraphCensus, graph_census
-from effvit.export.engine_census import EngineCensus, engine_census, layer_times
+from effvit.export.device import open_device
+from effvit.export.engine_census import EngineCensus, computed_in, engine_census, layer_times
 from effvit.export.engine_file import check_engine
 from effvit.export.graph_file import AGAIN, read_file
 from effvit.export.pins import Pinned
+from effvit.export.quantisation import Quantised
 from effvit.export.sidecars import Sidecar, sidecars_of
 from effvit.spec import Precision
 from effvit.storage import sha256_of
@@ -34,13 +36,17 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One artifact: `graph` of an ONNX file, `engine` of one of TensorRT, and what earlier checks said of the file."""
+    """One artifact: `graph` of an ONNX file, `engine` of one of TensorRT, and what earlier checks said of the file.
+
+    `precision` is the one that it was made for, and `quantised` how, where that is known.
+    """
 
     path: str
     graph: GraphCensus | None
     engine: EngineCensus | None
     precision: Precision | None
     verdicts: tuple[Verdict, ...]
+    quantised: Quantised | None = None
 
 
 def inspect_artifact(path: Path, times: Path | None = None) -> Inspection:
@@ -58,30 +64,30 @@ def inspect_artifact(path: Path, times: Path | None = None) -> Inspection:
         return Inspection(str(path), None, engine_census(read_file(path), timed), None, ())
     if path.suffix in ENGINES:
         plan, known = read_file(path), _checked(path)
-        engine = engine_census(_layer_information(plan, known), timed)
-        return Inspection(str(path), None, engine, known[0].artifact.precision if known else None, _verdicts(known))
+        engine = _census(plan, known, timed)
+        artifact = known[0].artifact if known else None
+        precision, quantised = (None, None) if artifact is None else (artifact.precision, artifact.quantised)
+        return Inspection(str(path), None, engine, precision, _verdicts(known), quantised)
     graph = graph_census(path)
     return Inspection(str(path), graph, None, graph.precision, _verdicts(_checked(path)))
 
 
 def check_types(inspection: Inspection) -> None:
-    """Check that products with weights are computed in the type that the artifact is said to have.
+    """Check that products are computed in the type that the artifact is said to have; those with weights, in a graph.
 
     Raises:
         FallbackError: Most of them are of another type.
     """
     precision = inspection.precision
-    if precision is None:
+    if precision is not None and inspection.engine is not None:
+        check_engine_types(inspection.path, inspection.engine, precision, inspection.quantised)
+    if precision is None or inspection.graph is None:
         return
-    asked: Precision = precision
-    if inspection.graph is not None:
-        counts = {share.type: share.weighted for share in inspection.graph.products}
-        if precision is Precision.TF32:
-            asked = Precision.FP32  # a graph cannot say more: rounding inside products is the runtime's
-        elif inspection.graph.pins:
-            counts.pop(Precision.FP32, None)  # as it was asked for
-    elif inspection.engine is not None:
-        counts = {share.type: share.layers for share in inspection.engine.products}
+    # A graph cannot say more of TF32: rounding inside products is the runtime's.
+    asked = Precision.FP32 if precision is Precision.TF32 else precision
+    counts = {share.type: share.weighted for share in inspection.graph.products}
+    if inspection.graph.pins and asked is not Precision.FP32:
+        counts.pop(Precision.FP32, None)  # as it was asked for
     total, kept = sum(counts.values()), counts.get(asked, 0)
     if 2 * kept <= total and total:
         others = ", ".join(f"{count} in {kind}" for kind, count in counts.items() if kind != asked and count)
@@ -115,17 +121,38 @@ def _checked(path: Path) -> list[Sidecar]:
     return known
 
 
-def _layer_information(plan: bytes, known: Sequence[Sidecar]) -> bytes:
-    """Return the inspector's JSON of an engine, if it is of use here."""
-    from effvit.environment import capture_environment
+def check_engine_types(path: str, engine: EngineCensus, asked: Precision, quantised: Quantised | None) -> None:
+    """Check that most products of an engine are computed in the type that was asked for, where it tells.
 
+    Raises:
+        FallbackError: They are of another type.
+    """
+    if computed_in(engine, asked, quantised) in (None, asked):
+        return
+    shares = ", ".join(f"{share.layers} in {share.type}" for share in engine.products)
+    raise FallbackError(f"{path} was to compute in {asked}, but most of its products do not: {shares}", AGAIN)
+
+
+def _census(plan: bytes, known: Sequence[Sidecar], times: Mapping[str, float] | None) -> EngineCensus:
+    """Return what an engine tells of its layers, timed here unless `times` are known; if it is of use here.
+
+    Raises:
+        BackendUnavailableError: TensorRT is not here.
+        ExportError: It is an engine of another TensorRT or GPU.
+    """
     backend = pick_backend("tensorrt")
     for sidecar in known:
-        check_engine(sidecar.artifact, package_version("tensorrt"), capture_environment().gpus)
+        check_engine(sidecar.artifact, package_version("tensorrt"), engine_gpus())
     backend.require()
-    from effvit.export.backends.tensorrt import layer_information
+    device = open_device(0)
+    from effvit.export.tensorrt_engine import layer_information, load_engine
+    from effvit.export.tensorrt_times import layer_seconds
 
-    return layer_information(plan)
+    # Host code of engines that nobody vouches for is not executed.
+    own = [sidecar.artifact.engine for sidecar in known if sidecar.artifact.engine is not None]
+    loaded = load_engine(plan, host_code=any(options.version_compatible for options in own))
+    information = layer_information(loaded, loaded.typical_context())
+    return engine_census(information, layer_seconds(loaded, device) if times is None else times)
 
 
 def _verdicts(known: Sequence[Sidecar]) -> tuple[Verdict, ...]:

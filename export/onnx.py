@@ -21,6 +21,8 @@ from effvit.storage import replacing
 
 # The newest operator set whose attention is still MatMul-Softmax-MatMul, which every runtime fuses or at least runs.
 OPSET = 20
+# The first one that has attention as an operator, which keeps the products together.
+ATTENTION_OPSET = 23
 # Convolutions take bfloat16 since this one, whose attention is the same.
 BFLOAT16_OPSET = 22
 INPUT, OUTPUT = "images", "logits"
@@ -29,8 +31,8 @@ PINS = "effvit.pins"
 LARGEST_FILE_BYTES = 2**31 - 2**24
 
 
-def export_onnx(source: Source, path: Path) -> Path:
-    """Write the graph of `source` to `path` and return it.
+def export_onnx(source: Source, path: Path, opset: int | None = None) -> Path:
+    """Write the graph of `source`, in this operator set or the usual one of its type, to `path` and return it.
 
     The model's specification, its preprocessing and its class names travel in the graph's metadata, and which module
     each node came from.
@@ -47,13 +49,15 @@ def export_onnx(source: Source, path: Path) -> Path:
         )
     # Two images: from a single one the exporter would conclude that the batch is always 1.
     example = torch.zeros(2, 3, source.height, source.width)
+    if opset is None:
+        opset = BFLOAT16_OPSET if source.precision is Precision.BF16 else OPSET
     with _quiet_exporter():
         try:
             program = torch.onnx.export(
                 model,
                 (example,),
                 dynamo=True,
-                opset_version=BFLOAT16_OPSET if source.precision is Precision.BF16 else OPSET,
+                opset_version=opset,
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=2**16)},),
                 input_names=[INPUT],
                 output_names=[OUTPUT],

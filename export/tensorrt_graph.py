@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from effvit.errors import UnsupportedError
 from effvit.export.base import Source
 from effvit.export.calibration import CalibrationReader, calibration_pixels
-from effvit.export.onnx import INPUT, check_graph, export_onnx, save_graph
+from effvit.export.onnx import ATTENTION_OPSET, INPUT, check_graph, export_onnx, save_graph
 from effvit.export.quantise import Form, describe, quantise, require_quantiser, temporary_folder
 from effvit.spec import Precision
 
@@ -42,11 +43,14 @@ def export_graph(source: Source, path: Path) -> Path:
 
     Raises:
         BackendUnavailableError: ONNX Runtime, whose quantiser it is, is not here.
-        UnsupportedError: There are too few training images to take ranges from.
+        UnsupportedError: There are too few training images to take ranges from; or attention was to be an operator,
+            and the model has none, or the quantiser would take it for another one.
         DataError: The training images are gone, damaged, or not the same any more.
         ExportError: PyTorch could not export the model, or the graph is not valid.
         StorageError: A disk is full, or the folder cannot be written.
     """
+    if source.engine.attention == "operator":
+        return _with_attention(source, path)
     if not source.precision.quantised:
         return export_onnx(source, path)
     require_quantiser()
@@ -60,6 +64,26 @@ def export_graph(source: Source, path: Path) -> Path:
         _make_fp8(graph)
     describe(graph, source, len(pixels))
     check_graph(graph)
+    return save_graph(graph, path)
+
+
+def _with_attention(source: Source, path: Path) -> Path:
+    """Write the graph with attention as the operator of that name.
+
+    Raises:
+        UnsupportedError: The model computes no softmax attention, or it is to be quantised.
+    """
+    if source.precision.quantised:
+        # ONNX Runtime's quantiser knows another operator of that name.
+        raise UnsupportedError(
+            f"attention as an operator cannot be quantised to {source.precision}", "leave --attention-operator away"
+        )
+    with temporary_folder() as folder:
+        graph = onnx.load(export_onnx(source, folder / "attention.onnx", ATTENTION_OPSET))
+    if not any(node.op_type == "Attention" for node in graph.graph.node):
+        raise UnsupportedError(
+            f"{source.run.record.spec.attention} attention is no operator of ONNX", "leave --attention-operator away"
+        )
     return save_graph(graph, path)
 
 

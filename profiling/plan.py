@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from effvit.environment import usable_cores
 from effvit.errors import UsageError
 from effvit.export.base import Backend, Source, backends, pick_backend
+from effvit.export.engine_options import DEFAULT_ENGINE, engine_for
 from effvit.export.settings import RuntimeSettings
 from effvit.interruption import uninterrupted
 from effvit.profiling.confinement import Confinement
@@ -96,7 +97,10 @@ class Group:
         return Cell(run.record.spec, self.backend.name, self.precision, self.workload, self.device)
 
     def source(self, run: Run) -> Source:
-        return Source(run, self.workload.height, self.workload.width, self.precision)
+        """Return what the artifact of `run` is made from; an engine is one for this batch alone."""
+        height, width, batch = self.workload.height, self.workload.width, self.workload.batch
+        engine = engine_for(batch) if self.backend.device_bound else DEFAULT_ENGINE
+        return Source(run, height, width, self.precision, engine=engine)
 
     @property
     def evaluation_batch(self) -> int:

@@ -1,4 +1,4 @@
-"""Artifacts for a sweep: made once for all batches, and verified by the first worker that has them open."""
+"""Artifacts for a sweep: made once for all batches that they take, verified by the first worker that has them open."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from effvit.errors import BackendUnavailableError, ExportError, UnsupportedError
 from effvit.export.base import Artifact, Logits
 from effvit.export.cache import find, make, reference_logits, verify
+from effvit.export.engine_options import EngineOptions
 from effvit.profiling.isolate import IsolatedWorker
 from effvit.profiling.pixels import Pixels, PixelStore
 from effvit.profiling.plan import Effort, Group
@@ -32,7 +33,7 @@ class Preparation:
 
     def __init__(self, effort: Effort, pixels: PixelStore, stage: Callable[[str], None]) -> None:
         self._effort, self._pixels, self._stage = effort, pixels, stage
-        self._artifacts: dict[tuple[str, str, str, Precision, int, int], Artifact | Refusal] = {}
+        self._artifacts: dict[tuple[str, str, str, Precision, int, int, EngineOptions], Artifact | Refusal] = {}
         self._references: dict[tuple[str, int, int], Logits] = {}
 
     def artifact(self, group: Group, run: Run) -> Artifact | Refusal:
@@ -97,6 +98,6 @@ class Preparation:
             return Refusal("build_failed", "export", error.message)
 
 
-def _key(group: Group, run: Run) -> tuple[str, str, str, Precision, int, int]:
+def _key(group: Group, run: Run) -> tuple[str, str, str, Precision, int, int, EngineOptions]:
     backend, device, size = group.backend.name, group.device.kind, group.workload
-    return str(run.folder), backend, device, group.precision, size.height, size.width
+    return str(run.folder), backend, device, group.precision, size.height, size.width, group.source(run).engine

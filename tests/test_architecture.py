@@ -111,6 +111,10 @@ def test_every_package_is_listed_for_the_wheel() -> None:
         "effvit.profiling.worker",
         "effvit.export.backends.openvino",
         "effvit.export.backends.ort_cpu",
+        "effvit.export.backends.tensorrt",
+        "effvit.export.device",
+        "effvit.export.tensorrt_engine",
+        "effvit.export.tensorrt_session",
     ],
 )
 def test_imports_no_torch(module: str) -> None:

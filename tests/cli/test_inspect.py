@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +13,11 @@ import onnx
 import pytest
 from artifacts import ARTIFACT
 from command_line import Effvit, refused
+from cuda_fakes import FakeRuntime
+from tensorrt_fakes import Tensorrt
 from untrained_runs import make_run
 
-from effvit.export.backends import tensorrt as backend
+from effvit.export import bindings_device
 from effvit.export.base import pick_backend
 from effvit.spec import Precision
 from effvit.storage import sha256_of
@@ -160,65 +160,46 @@ def test_an_engine_of_another_version_or_gpu_is_exit_4(
     refused(effvit("inspect", other), 4, "built on NVIDIA H9, 1.0, and here is")
 
 
-class Logger:
-    WARNING = 1
-
-    def __init__(self, level: int) -> None:
-        assert level == self.WARNING
-
-
-class Engine:
-    """What of a TensorRT engine, its context and its inspector an inspection calls."""
-
-    num_io_tensors = 2
-
-    def __init__(self) -> None:
-        self.asked: list[object] = []
-
-    def get_tensor_name(self, index: int) -> str:
-        return ("images", "logits")[index]
-
-    def get_tensor_mode(self, name: str) -> str:
-        return {"images": "input", "logits": "output"}[name]
-
-    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        return [(1, 3, 32, 32), (8, 3, 32, 32), (64, 3, 32, 32)]
-
-    def create_execution_context(self) -> Engine:
-        return self
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.asked.append((name, shape))
-        return True
-
-    def create_engine_inspector(self) -> types.SimpleNamespace:
-        return types.SimpleNamespace(get_engine_information=lambda _: json.dumps(ENGINE))
-
-
 @pytest.mark.parametrize(("precision", "code"), [(Precision.FP16, 0), (Precision.BF16, 4)])
-def test_an_engine_is_asked_with_shapes_and_held_to_its_precision(
+def test_an_engine_is_timed_layer_by_layer_and_held_to_its_precision(
     effvit: Effvit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision, code: int
 ) -> None:
-    engine = Engine()
-    fake = types.ModuleType("tensorrt")
-    fake.__dict__.update(
-        Logger=Logger,
-        Runtime=lambda _: types.SimpleNamespace(deserialize_cuda_engine=lambda _: engine),
-        LayerInformationFormat=types.SimpleNamespace(JSON=1),
-        TensorIOMode=types.SimpleNamespace(INPUT="input", OUTPUT="output"),
-    )
-    monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    monkeypatch.setattr(backend, "unavailable", lambda: None)
-    monkeypatch.setattr("effvit.export.base.Backend.require", lambda *_: None)
+    made = Tensorrt(batches=(1, 8, 64), layers=ENGINE["Layers"])
+    made.install(monkeypatch)
     path = engine_of(tmp_path / "artifacts")
     sidecar = path.with_name("soft-32px-fp16-0.tensorrt.json")
     known = msgspec.json.decode(sidecar.read_bytes(), type=type(ARTIFACT))
     sidecar.write_bytes(msgspec.json.encode(replace(known, precision=precision)))
     answer = effvit("inspect", path, "--json")
     assert answer.code == code, answer.err
-    assert engine.asked == [("images", (8, 3, 32, 32))]
+    assert set(made.asked["shapes"]) == {(8, 3, 4, 4)}
+    assert made.asked["host_code"] is False
     shown = json.loads(answer.out)
-    assert shown["engine"]["products"] == [{"type": "fp16", "layers": 1, "seconds": None}]
+    (products,) = shown["engine"]["products"]
+    assert (products["type"], products["layers"]) == ("fp16", 1)
+    assert products["seconds"] == pytest.approx(0.001)
+    if code:
+        assert "was to compute in bf16, but most of its products do not: 1 in fp16" in answer.err
+
+
+def test_an_engine_is_not_loaded_where_there_is_no_gpu(
+    effvit: Effvit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT would end the process."""
+    made = Tensorrt()
+    made.install(monkeypatch)
+    monkeypatch.setattr(bindings_device, "_installed", lambda: FakeRuntime(made.gpu, 0))
+    refused(effvit("inspect", engine_of(tmp_path / "artifacts")), 3, "there is no CUDA GPU (CUDA driver version is")
+    assert "plan" not in made.asked
+
+
+def test_an_engine_that_tensorrt_cannot_load_is_one_sentence(
+    effvit: Effvit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Tensorrt(loadable=False, says=[("ERROR", "the magic tag is wrong")]).install(monkeypatch)
+    path = tmp_path / "of-others.engine"
+    path.write_bytes(b"no plan")
+    refused(effvit("inspect", path), 4, "TensorRT cannot load the engine", "the magic tag is wrong")
 
 
 def test_the_layers_of_an_engine_are_shown_without_tensorrt(effvit: Effvit, tmp_path: Path) -> None:

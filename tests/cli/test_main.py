@@ -96,6 +96,19 @@ def test_doctor_says_how_to_get_what_is_missing(effvit: Effvit) -> None:
     assert computes_on["ort-cpu"] == ["cpu"]
 
 
+def test_doctor_says_what_reaches_gpus_and_how_to_get_it(effvit: Effvit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    libraries = json.loads(effvit("doctor", "--json").out)["libraries"]
+    assert [library["name"] for library in libraries] == ["PyCUDA", "cuda-bindings"]
+    text = " ".join(effvit("doctor").out.split())
+    for library in libraries:
+        assert "cannot be imported" in library["unavailable"]
+        assert library["install"].startswith("pip install ")
+        assert library["name"] in text
+    assert "pip install 'effvit[tensorrt]'" in text
+
+
 def test_doctor_names_gpus_as_profile_takes_them(
     effvit: Effvit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

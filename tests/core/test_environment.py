@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from effvit.environment import Environment, capture_environment, machine_names, package_version, usable_cores
+from effvit.environment import (
+    Environment,
+    capture_environment,
+    engine_gpus,
+    gpu_uuid,
+    machine_names,
+    package_version,
+    usable_cores,
+)
 
 
 def fake_tool(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,6 +28,16 @@ def fake_tool(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_driver_names_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_tool(tmp_path, "echo 'Some GPU, 1.2'; echo 'Other GPU, 1.2'", monkeypatch)
     assert capture_environment().gpus == ("Some GPU, 1.2", "Other GPU, 1.2")
+
+
+def test_engines_are_for_gpus_with_their_compute_capability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_tool(tmp_path, 'case "$1" in *,compute_cap) echo "Some GPU, 1.2, 9.0" ;; esac', monkeypatch)
+    assert engine_gpus() == ("Some GPU, 1.2, 9.0",)
+
+
+def test_a_gpu_whose_driver_tells_no_uuid_is_named_by_its_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_tool(tmp_path, 'case "$3" in --id=0000:65:00.0) echo GPU-1234 ;; esac', monkeypatch)
+    assert (gpu_uuid("0000:65:00.0"), gpu_uuid("0000:66:00.0")) == ("GPU-1234", "0000:66:00.0")
 
 
 def test_a_driver_that_fails_names_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

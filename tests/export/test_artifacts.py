@@ -41,7 +41,7 @@ from effvit.spec import ModelSpec, Precision
 HERE = [
     pytest.param(name, marks=[pytest.mark.slow] if backend.slow_to_open else [])
     for name, backend in backends().items()
-    if backend.unavailable() is None
+    if backend.unavailable() is None and "cpu" in backend.devices
 ]
 IMAGES = 24
 

@@ -10,8 +10,10 @@ from artifacts import ARTIFACT
 
 from effvit.errors import ArtifactError, ExportError
 from effvit.export.census import Port
-from effvit.export.engine_census import LayerShare, engine_census, layer_times, type_from_text
+from effvit.export.engine_census import LayerShare, computed_in, engine_census, layer_times, type_from_text
 from effvit.export.engine_file import check_engine
+from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantised
+from effvit.spec import Precision
 
 HALF = "Row major linear FP16 format"
 FLOAT = "Row major linear FP32"
@@ -158,3 +160,41 @@ def test_an_engine_of_another_version_or_gpu_is_not_loaded(version: str, gpus: t
         check_engine(engine, version, gpus)
     assert caught.value.exit_code == 4
     check_engine(engine, "10.16.1.11", H100)
+
+
+@pytest.mark.parametrize(
+    ("asked", "types", "found"),
+    [
+        (Precision.FP16, ("Half", "Half", "Float"), Precision.FP16),
+        (Precision.FP16, ("Half", "Float", "Float"), Precision.FP32),
+        (Precision.BF16, ("Half", "Half", "BFloat16"), Precision.FP16),
+        (Precision.TF32, ("Half", "Float", "Float"), None),  # TensorRT does not tell of all products
+        (Precision.TF32, ("Half", "Half", "Float"), Precision.FP16),
+        (Precision.FP16, (), None),
+        (Precision.FP16, ("N/A due to dynamic shapes",), None),
+    ],
+)
+def test_most_products_say_what_an_engine_computes_in(
+    asked: Precision, types: tuple[str, ...], found: Precision | None
+) -> None:
+    layers = [layer(str(place), "gemm", kind, HALF) for place, kind in enumerate(types)]
+    for one in layers:
+        one["Outputs"] = []
+    assert computed_in(engine_census(json.dumps({"Layers": layers}).encode()), asked) is found
+
+
+def test_most_is_by_time_where_layers_were_timed() -> None:
+    layers = [layer("a", "gemm", HALF, HALF), layer("b", "gemm", HALF, HALF), layer("c", "gemm", FLOAT, FLOAT)]
+    information = json.dumps({"Layers": layers}).encode()
+    times = {"a": 0.001, "b": 0.001, "c": 0.003}
+    assert computed_in(engine_census(information, times), Precision.FP16) is Precision.FP32
+    assert computed_in(engine_census(information), Precision.FP16) is Precision.FP16
+
+
+@pytest.mark.parametrize(("eight_bit", "found"), [(2, Precision.INT8), (1, Precision.FP16)])
+def test_a_quantised_engine_has_at_least_half_of_what_its_graph_has_in_8_bits(eight_bit: int, found: Precision) -> None:
+    """The graph quantises 4 of 8 products; of the engine's 8, 2 are half of that, and 1 is not."""
+    layers = [layer(str(place), "gemm", "Int8" if place < eight_bit else HALF, HALF) for place in range(8)]
+    quantised = Quantised(DEFAULT_QUANTISATION, images=128, products=4, of_products=8)
+    census = engine_census(json.dumps({"Layers": layers}).encode())
+    assert computed_in(census, Precision.INT8, quantised) is found

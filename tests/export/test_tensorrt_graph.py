@@ -157,6 +157,7 @@ def test_the_int8_graph_of_an_engine_is_verified_and_is_another_than_that_of_a_p
 
 def test_an_engine_that_is_not_quantised_shares_its_graph_with_onnx_runtime() -> None:
     assert graph_backend(Precision.FP16) is pick_backend("ort-cpu")
+    assert graph_backend(Precision.FP16, "operator").format != pick_backend("ort-cpu").format
 
 
 @pytest.mark.slow
