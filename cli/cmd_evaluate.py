@@ -8,6 +8,7 @@ import typer
 
 from effvit.cli.options import (
     DEFAULT_RUNS,
+    ClassesOption,
     FallbackOption,
     JsonOption,
     ResolutionsOption,
@@ -17,11 +18,12 @@ from effvit.cli.options import (
     precisions_from_text,
     resolutions_from_text,
 )
-from effvit.cli.output import CountingBar, progress_bars, show, warn, write_json
+from effvit.cli.output import CountingBar, progress_bars, say, show, warn, write_json
 from effvit.errors import UsageError
 
 if TYPE_CHECKING:
     from effvit.accuracy import Accuracy
+    from effvit.run import Run
 
 
 def evaluate(
@@ -34,6 +36,7 @@ def evaluate(
     ] = 0,
     allow_fallback: FallbackOption = False,
     threads: ThreadsOption = None,
+    classes: ClassesOption = False,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
 ) -> None:
@@ -58,6 +61,7 @@ def evaluate(
     chosen.require(kind)
     rows: list[tuple[str, str, Accuracy]] = []
     fallbacks: list[str | None] = []
+    evaluated: list[Run] = []
     count = threads or usable_cores()
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
         for one in resolve_runs(runs, run or [], []):
@@ -78,6 +82,7 @@ def evaluate(
                 for text in fallen:
                     warn(text)
                 fallbacks.append("; ".join(fallen) or None)
+                evaluated.append(one)
                 rows.append((one.name, f"{height}x{width}", accuracy))
     if json:
         import msgspec
@@ -91,3 +96,9 @@ def evaluate(
     from effvit.cli.render import accuracy_table
 
     show(accuracy_table(rows, backend, str(kind)))
+    if classes:
+        from effvit.cli.curves import classes_table
+
+        for one, (name, size, accuracy) in zip(evaluated, rows, strict=True):
+            say(f"\n{name}, {size}")
+            show(classes_table(one.record.data.classes, accuracy))

@@ -13,6 +13,7 @@ from effvit.cli.options import (
     RunsOption,
     SkipCorruptOption,
     ThreadsOption,
+    names_from_text,
     pairs_from_texts,
     resolutions_from_text,
 )
@@ -107,6 +108,14 @@ def finetune(
     drop_path: Annotated[
         float | None, typer.Option(metavar="X", help="stochastic depth rate of the last block")
     ] = None,
+    amp: Annotated[
+        str | None,
+        typer.Option(metavar="bf16|fp16|off", help="type to compute in [default: bf16 or fp16 on a GPU, off on a CPU]"),
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="have PyTorch compile the model")] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="have images lie in memory pixel by pixel")
+    ] = False,
     seed: Annotated[int | None, typer.Option(metavar="N", help="for weights, order and augmentation")] = None,
     teacher: Annotated[
         str | None,
@@ -137,6 +146,10 @@ def finetune(
     save_minutes: Annotated[
         float, typer.Option(metavar="N", min=0, help="save, at least so often, the state that --resume needs")
     ] = SAVE_MINUTES,
+    track: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="tell tensorboard, mlflow or wandb of every epoch"),
+    ] = None,
     skip_corrupt: SkipCorruptOption = False,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="the run's name [default: model, attention, data, time]")
@@ -158,6 +171,9 @@ def finetune(
         "mixup": mixup,
         "cutmix": cutmix,
         "drop_path": drop_path,
+        "amp": amp,
+        "compile": compile or None,
+        "channels_last": channels_last or None,
         "seed": seed,
         "transfer_epochs": transfer_epochs,
         "transfer_learning_rate": transfer_lr,
@@ -201,6 +217,7 @@ def finetune(
         threads=threads,
         teacher=None if teacher is None else resolve_runs(runs, [teacher], [])[0].folder,
         save_every_s=60 * save_minutes,
+        track=tuple(names_from_text(track)),
     )
     from effvit.cli.training import TrainingDisplay, offering_to_resume, warn_of_skipped
 

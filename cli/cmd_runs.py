@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from effvit.cli.options import DEFAULT_RUNS, JsonOption, RunsOption
+from effvit.cli.options import DEFAULT_RUNS, ClassesOption, JsonOption, RunsOption
 from effvit.cli.output import hint, say, show, write_json
 
 if TYPE_CHECKING:
     from effvit.overview import Overview
     from effvit.run import EpochRecord, RunRecord
 
+WORST_CLASSES = 10
 app = typer.Typer(invoke_without_command=True, subcommand_metavar="[show [RUN]]", rich_markup_mode=None)
 
 
@@ -60,9 +61,10 @@ def show_run(
         str | None, typer.Argument(metavar="RUN", help="run folder or name [default: the newest]", show_default=False)
     ] = None,
     runs: RunsOption = DEFAULT_RUNS,
+    classes: ClassesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Print one run: what it is, and the curves of its losses, accuracies and speed."""
+    """Print one run: what it is, the curves of its losses, accuracies and speed, and its worst classes."""
     from effvit.overview import overview_of, overviews
     from effvit.run import newest_run, open_run, resolve_runs
 
@@ -77,10 +79,28 @@ def show_run(
 
         write_json(msgspec.json.encode(account))
         return
-    from effvit.cli.curves import curves_table, runs_table
+    from effvit.cli.curves import (
+        before_training,
+        classes_table,
+        cost_table,
+        curves_table,
+        memory_line,
+        runs_table,
+    )
 
     show(runs_table([account.overview]))
-    if account.history:
-        show(curves_table(chosen, account.history))
-    else:
+    if account.record.zero_training is not None:
+        say(before_training(account.record.zero_training))
+    if not account.history:
         say("no epoch is finished, so there are no curves")
+        return
+    show(curves_table(chosen, account.history))
+    show(cost_table(account.record, account.history))
+    say(memory_line(account.history))
+    accuracy = account.record.accuracy
+    if accuracy is not None:
+        names = account.record.data.classes
+        most = None if classes else WORST_CLASSES
+        show(classes_table(names, accuracy, most))
+        if len(names) > WORST_CLASSES and not classes:
+            say(f"the {WORST_CLASSES} worst of {len(names)} classes; --classes shows all")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from statistics import median
 
 from rich.table import Table
 
+from effvit.accuracy import Accuracy, top1, top5
 from effvit.overview import Overview
 from effvit.profiling.report.quantities import ABSENT
-from effvit.run import EpochRecord, Run
+from effvit.run import EpochRecord, Run, RunRecord, ZeroTraining
 from effvit.spec import Workload
 
+PASSES_A_STEP = 3
+"""A step of training is a pass forward and one back, in which the gradients of a product are two of its size."""
 LEVELS = "▁▂▃▄▅▆▇█"
 MOST_COLUMNS = 48
 
@@ -59,6 +63,56 @@ def curves_table(run: Run, history: Sequence[EpochRecord]) -> Table:
             kept = ABSENT if best is None else format(getattr(best, field), form)
             table.add_row(name, sparkline(values), format(values[0], form), format(values[-1], form), kept)
     return table
+
+
+def classes_table(classes: Sequence[str], accuracy: Accuracy, most: int | None = None) -> Table:
+    """Return what became of each class, the worst first; of more than `most`, those."""
+    table = _table("class", "top-1", "right", "images")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    counts = zip(classes, accuracy.class_top1, accuracy.class_images, strict=True)
+    ranked = sorted(counts, key=lambda one: (one[1] / one[2] if one[2] else 1.0, one[0]))
+    for name, right, images in ranked[:most]:
+        table.add_row(name, f"{right / images:.1%}" if images else ABSENT, str(right), str(images))
+    return table
+
+
+def cost_table(record: RunRecord, history: Sequence[EpochRecord]) -> Table:
+    """Return what training and inference took: the median epoch's seconds, and the share of a plain product's rate."""
+    table = _table("", "seconds an epoch", "images/s", "MACs an image", "share of a product's rate")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    macs, rate = None if record.cost is None else record.cost.macs, record.product_macs_per_s
+    trained, inferred = (median(epoch.train_s for epoch in history), median(epoch.inference_s for epoch in history))
+    for name, seconds, images_per_s, passes in (
+        ("training", trained, median(epoch.images_per_s for epoch in history), PASSES_A_STEP),
+        ("inference", inferred, record.data.val_images / inferred, 1),
+    ):
+        share = None if macs is None or rate is None else passes * macs * images_per_s / (rate * record.processes)
+        table.add_row(
+            name,
+            f"{seconds:.3g}",
+            f"{images_per_s:.0f}",
+            ABSENT if macs is None else f"{passes * macs / 1e9:.3g} G",
+            ABSENT if share is None else f"{share:.0%}",
+        )
+    return table
+
+
+def memory_line(history: Sequence[EpochRecord]) -> str:
+    """Return the most memory of the first process in a sentence; what was not read is left out."""
+    peaks = [
+        (name, max((peak for epoch in history if (peak := getattr(epoch, field)) is not None), default=None))
+        for name, field in (("host", "host_peak_bytes"), ("device", "device_peak_bytes"))
+    ]
+    return "peak memory: " + (", ".join(f"{name} {peak / 2**20:.0f} MiB" for name, peak in peaks if peak) or ABSENT)
+
+
+def before_training(zero: ZeroTraining) -> str:
+    """Return in a sentence what the model answered before it was trained."""
+    rates = [("top-1", top1(zero.accuracy)), ("top-5", top5(zero.accuracy))]
+    said = ", ".join(f"{name} {rate:.1%}" for name, rate in rates if rate is not None)
+    return f"before any training: {said}, from the logits of these classes of the {zero.of_classes} of {zero.head}"
 
 
 def duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ RunsOption = Annotated[
     Path, typer.Option("--runs", metavar="FOLDER", help="where runs are kept", envvar="EFFVIT_RUNS", show_default=True)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="write the result to stdout as JSON")]
+ClassesOption = Annotated[bool, typer.Option("--classes", help="show the accuracy of every class")]
 SkipCorruptOption = Annotated[bool, typer.Option("--skip-corrupt", help="leave out images that cannot be decoded")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads [default: every usable core]")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.progress import Progress
 
+from effvit.cli.curves import before_training
 from effvit.cli.output import say, warn
 from effvit.data.base import ImageData
 from effvit.errors import CheckFailedError, EffvitError
@@ -50,6 +51,8 @@ class TrainingDisplay(Listener):
         if record.weights.origin != "random":
             say(f"{record.weights.inherited} tensors carried over, new: {', '.join(record.weights.fresh) or 'none'}")
 
+        if record.zero_training is not None:
+            say(before_training(record.zero_training))
         if record.teacher is not None:
             say(_lesson(record.teacher.name, record.recipe))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import TypeVar
 
@@ -16,6 +17,8 @@ from effvit.team import Place, Team
 
 T = TypeVar("T")
 FINE, STOP, FAILED = range(3)
+PATIENCE = timedelta(hours=1)
+"""How long processes wait for one another: checking images takes one machine much longer than its neighbour."""
 # What gloo and NCCL say when the other end of a connection is gone; they have no error type for that in common.
 BROKEN = ("onnection", "ncclRemoteError", "NCCL communicator was aborted", "Broken pipe", "Socket Timeout")
 
@@ -36,12 +39,13 @@ class AcceleratedTeam(Team):
             raise UnavailableError(
                 "training in several processes needs Accelerate", "install it: pip install 'effvit[distributed]'"
             )
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
 
         # Accelerate narrates how many threads it would choose; we choose them.
         torch.set_num_threads(max(1, usable_cores() // place.local_size))
         with _peers_missed():
-            self._accelerator = Accelerator(cpu=cpu, mixed_precision="no")
+            waiting = InitProcessGroupKwargs(timeout=PATIENCE)
+            self._accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[waiting])
         self._asked = False
 
     def ask_to_stop(self) -> None:

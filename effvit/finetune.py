@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from effvit.autocast import amp_of, native_amp
 from effvit.backbone import resolution_of
 from effvit.claim import claimed
+from effvit.cost import cost_of
 from effvit.data.base import ImageData
 from effvit.environment import capture_environment, usable_cores
-from effvit.errors import UnavailableError, UsageError
+from effvit.errors import UnavailableError, UnsupportedError, UsageError
 from effvit.interruption import Interruption
 from effvit.optimisation import Step
 from effvit.preprocessing import preprocessing_of
+from effvit.product import product_macs_per_s
 from effvit.recipe import QUICK, Recipe, check_names, default_recipe
 from effvit.run import (
     DataRecord,
@@ -33,13 +37,15 @@ from effvit.run import (
     now,
 )
 from effvit.run_in_progress import FollowedRun
-from effvit.spec import ModelSpec, Swap
+from effvit.spec import Cost, ModelSpec, Swap
 from effvit.state import EVERY_S, TEACHER, Position, State, StateKeeper, Work
 from effvit.teacher import Teacher, open_teacher, require_fitting, teacher_of
 from effvit.team import Team
+from effvit.tracking import Trackers, require_trackers
 from effvit.training import train
 from effvit.transfer import transfer
 from effvit.weights import AUTO, Architecture, InitialModel, initial_model, square_patch
+from effvit.zero_training import zero_training
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class Finetuning:
     `resolution` is (height, width) px. `preset` names a recipe (None: quick), `recipe` holds fields to change of it.
     `threads` and `workers` None mean what suits the machine and the data. `teacher` is the folder of an exact run to
     learn from; backbone, resolution, patch and weights that are left out are then its. The state to resume from is
-    saved at least every `save_every_s`.
+    saved at least every `save_every_s`. `track` names the trackers that are told of every epoch.
     """
 
     swaps: tuple[Swap, ...]
@@ -64,6 +70,7 @@ class Finetuning:
     teacher: Path | None = None
     save_every_s: float = EVERY_S
     preset: str | None = None
+    track: tuple[str, ...] = ()
 
 
 class Listener:
@@ -115,6 +122,7 @@ def finetune(
     """
     listener, team = listener or Listener(), team or Team()
     with team.together():
+        require_trackers(request.track)
         device = team.device(device_called(request.device))
         torch.set_num_threads(threads_for(request.threads, team))
         plan = _planned(request, data)
@@ -124,6 +132,9 @@ def finetune(
         record = replace(
             _record(plan.request, data, initial, recipe, team), teacher=None if teacher is None else teacher.record
         )
+    untrained = zero_training(initial, record.spec.backbone, data, device, recipe.amp, team)
+    rate = product_macs_per_s(device, amp_of(device, recipe.amp))
+    record = replace(record, zero_training=untrained, product_macs_per_s=rate)
     # The state before the record: a run that can be found can be gone on with.
     position = Position("transfer" if recipe.transfer_epochs and teacher is not None else "training")
     with ExitStack() as stack:
@@ -144,7 +155,8 @@ def finetune(
             run = run.updated(record)
             listener.begin(run)
         workers, state = workers_for(request, data, team), State(position)
-        return carry_out(Training(run, initial.model, teacher, data, device, workers, keeper, state, team), listener)
+        training = Training(run, initial.model, teacher, data, device, workers, keeper, state, team, request.track)
+        return carry_out(training, listener)
 
 
 def recipe_of(request: Finetuning, data: ImageData) -> Recipe:
@@ -169,6 +181,7 @@ class Training:
     keeper: StateKeeper
     state: State
     team: Team
+    track: tuple[str, ...] = ()
 
 
 def carry_out(training: Training, listener: Listener) -> Run:
@@ -199,19 +212,26 @@ def carry_out(training: Training, listener: Listener) -> Run:
         state = None
     # A teacher that has nothing more to say leaves the memory to the student.
     teacher = teacher if run.record.recipe.distill_weight else None
-    return train(
-        run,
-        training.model,
-        training.data,
-        device=training.device,
-        workers=training.workers,
-        teacher=None if teacher is None else teacher.model,
-        on_step=listener.step,
-        on_epoch=listener.epoch,
-        keeper=training.keeper,
-        state=state,
-        team=training.team,
-    )
+    names = training.track if training.team.leads else ()
+    with closing(Trackers(names, run, 0 if state is None else state.position.epoch)) as trackers:
+
+        def on_epoch(record: EpochRecord) -> None:
+            trackers.epoch(record)
+            listener.epoch(record)
+
+        return train(
+            run,
+            training.model,
+            training.data,
+            device=training.device,
+            workers=training.workers,
+            teacher=None if teacher is None else teacher.model,
+            on_step=listener.step,
+            on_epoch=on_epoch,
+            keeper=training.keeper,
+            state=state,
+            team=training.team,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,17 +246,18 @@ class _Plan:
 
 def _planned(request: Finetuning, data: ImageData) -> _Plan:
     changes = recipe_changes(request)
+    device = device_called(request.device)
+    amp_of(device, changes.get("amp"))  # before a model is built or downloaded
     taught_by = None if request.teacher is None else open_teacher(request.teacher)
     if taught_by is not None:
         request = _following(request, taught_by, data)
     taught, preset = taught_by is not None, request.preset or QUICK
+    recipe_for = partial(default_recipe, data.hints, taught=taught, preset=preset, native_amp=native_amp(device))
     # Whatever the weights: the depth rate is the model's, the seed that of weights which are not there.
-    asked = replace(default_recipe(data.hints, from_scratch=True, taught=taught, preset=preset), **changes)
+    asked = replace(recipe_for(from_scratch=True), **changes)
     torch.manual_seed(asked.seed)
     initial = _initial(request, data, asked.drop_path)
-    from_scratch = initial.weights.origin == "random"
-    recipe = default_recipe(data.hints, from_scratch=from_scratch, taught=taught, preset=preset)
-    recipe = replace(recipe, **changes)
+    recipe = replace(recipe_for(from_scratch=initial.weights.origin == "random"), **changes)
     teacher = teacher_of(taught_by, initial, request.model or data.hints.model, recipe, data)
     return _Plan(request, initial, recipe, teacher)
 
@@ -290,14 +311,15 @@ def recipe_changes(request: Finetuning) -> dict[str, Any]:
 
 def _record(request: Finetuning, data: ImageData, initial: InitialModel, recipe: Recipe, team: Team) -> RunRecord:
     model = initial.model
+    spec = ModelSpec(
+        backbone=request.model or data.hints.model,
+        swaps=initial.surgery.swaps,
+        classes=len(data.classes),
+        trained=resolution_of(model),
+        patch=square_patch(model),
+    )
     return RunRecord(
-        spec=ModelSpec(
-            backbone=request.model or data.hints.model,
-            swaps=initial.surgery.swaps,
-            classes=len(data.classes),
-            trained=resolution_of(model),
-            patch=square_patch(model),
-        ),
+        spec=spec,
         data=DataRecord(
             name=data.name,
             fingerprint=data.fingerprint,
@@ -315,7 +337,15 @@ def _record(request: Finetuning, data: ImageData, initial: InitialModel, recipe:
         status="running",
         warnings=initial.warnings,
         processes=team.size,
+        cost=_cost(initial.model, spec),
     )
+
+
+def _cost(model: VisionTransformer, spec: ModelSpec) -> Cost | None:
+    try:
+        return cost_of(model, spec)
+    except UnsupportedError:  # a form of pooling whose MACs nobody counts
+        return None
 
 
 def device_called(name: str | None) -> torch.device:

@@ -6,7 +6,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +16,14 @@ from timm.utils.random import random_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from effvit.autocast import amp_of
 from effvit.data.base import ImageData
 from effvit.diagnosis import diagnosis
 from effvit.errors import CheckFailedError, UsageError
 from effvit.images import ImageDataset, ImageLoader
 from effvit.preprocessing import training_transform
 from effvit.randomness import derived_seed
+from effvit.recipe import Amp
 from effvit.run import RunRecord
 from effvit.team import ALONE, Place, Team
 
@@ -112,6 +113,7 @@ class Optimisation:
         *,
         model: VisionTransformer,
         seed: int,
+        amp: Amp | None = None,
         clip: float | None = None,
         team: Team | None = None,
     ) -> None:
@@ -120,8 +122,7 @@ class Optimisation:
         self.optimizer, self.scheduler, self.guard, self.clip = optimizer, scheduler, guard, clip
         self.device, self.seed = device, seed
         # Only float16 needs its gradients scaled; bfloat16 has the range of float32.
-        half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
-        self.scaler = torch.amp.GradScaler(device.type, enabled=half)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp_of(device, amp) == "fp16")
 
     def epoch(
         self,
@@ -183,6 +184,13 @@ class Optimisation:
         for key, tensor in tensors.items():
             number, _, name = key.partition(".")
             state[int(number)][name] = tensor
+        parameters = self._parameters()
+        for index, held in state.items():
+            # A fused step takes a parameter and what belongs to it for arrays of one layout.
+            state[index] = {
+                name: tensor if name == "step" else torch.empty_like(parameters[index]).copy_(tensor)
+                for name, tensor in held.items()
+            }
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
         if scaler:
@@ -230,13 +238,6 @@ class Optimisation:
             raise self.guard.failure("loss", loss, where + diagnosis(self.model, images))
         if overflown:
             raise self.guard.failure("gradient", norm, where + diagnosis(self.model, images))
-
-
-def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Return autocast to bfloat16 or float16 where the device computes in it, and nothing on a CPU."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
 
 
 def cosine_schedule(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import msgspec
 
@@ -12,6 +12,7 @@ from effvit.data.base import DataDefaults
 from effvit.errors import UnknownNameError, UsageError
 from effvit.registry import pick
 
+Amp = Literal["bf16", "fp16", "off"]
 SEEDS = 2**32
 """How many seeds NumPy takes: numpy.random.seed."""
 DISTILL_WEIGHT = 0.5
@@ -31,6 +32,9 @@ class Recipe:
     of the batch, the memory that of a part. Parameters that a swap has added learn `new_rate` times as fast as the
     others, and never decay. With an `ema_decay` above 0, what is validated and kept is the weights' moving average,
     in which the latest weights have a share of 1 minus that, and more in the first steps.
+
+    `amp` is the type that autocast computes in (None: bf16 or else fp16 on a GPU, single precision on a CPU). `compile`
+    has PyTorch compile the model for its training steps, `channels_last` has images lie in memory pixel by pixel.
 
     The rest needs a teacher, an exact model to learn from. `transfer_epochs` come before the `epochs`, with AdamW from
     `transfer_learning_rate` down to a hundredth of it. `distill_weight` is the share of the loss that is the distance
@@ -63,6 +67,9 @@ class Recipe:
     accumulate: int = 1
     new_rate: float = 1.0
     ema_decay: float = 0.0
+    amp: Amp | None = None
+    compile: bool = False
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate"):
@@ -104,7 +111,7 @@ class Preset:
     """A recipe by name: what it changes of the one that suits the data.
 
     `epochs` is times the data's own. `changes` are fields of Recipe; `from_pretrained` those that only weights which
-    have learnt something deserve.
+    have learnt something deserve. With `half`, it computes in half precision where the device is made for it.
     """
 
     summary: str
@@ -112,6 +119,7 @@ class Preset:
     epochs: float
     changes: tuple[tuple[str, object], ...] = ()
     from_pretrained: tuple[tuple[str, object], ...] = ()
+    half: bool = False
 
 
 QUICK = "quick"
@@ -129,6 +137,7 @@ PRESETS: Mapping[str, Preset] = {
             ("ema_decay", 0.999),
         ),
         from_pretrained=(("new_rate", 5.0),),
+        half=True,
     ),
     "strong": Preset(
         "the augmentation of DeiT, and three times the epochs for it to pay",
@@ -144,14 +153,23 @@ PRESETS: Mapping[str, Preset] = {
             ("ema_decay", 0.9999),
         ),
         from_pretrained=(("new_rate", 5.0),),
+        half=True,
     ),
 }
 
 
-def default_recipe(hints: DataDefaults, *, from_scratch: bool, taught: bool = False, preset: str = QUICK) -> Recipe:
+def default_recipe(
+    hints: DataDefaults,
+    *,
+    from_scratch: bool,
+    taught: bool = False,
+    preset: str = QUICK,
+    native_amp: Amp | None = None,
+) -> Recipe:
     """Return the recipe for a data set, for pretrained weights or from scratch, with or without a teacher.
 
-    From scratch every layer has all to learn, so the layers nearest the input are not slowed down.
+    From scratch every layer has all to learn, so the layers nearest the input are not slowed down. `native_amp` is the
+    half precision that the device is made for, if any.
 
     Raises:
         UnknownNameError: There is no such preset.
@@ -165,6 +183,7 @@ def default_recipe(hints: DataDefaults, *, from_scratch: bool, taught: bool = Fa
         auto_augment=hints.auto_augment,
         random_erasing=hints.random_erasing,
         distill_weight=DISTILL_WEIGHT if taught else 0.0,
+        amp=native_amp if chosen.half else None,
     )
     if from_scratch:
         recipe = replace(recipe, learning_rate=hints.scratch_learning_rate, layer_decay=None)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from effvit.autocast import native_amp
 from effvit.backbone import create_backbone
 from effvit.checkpoint import load_weights, read_weights
 from effvit.claim import claimed
@@ -26,6 +27,7 @@ from effvit.storage import remove_unfinished, sha256_of
 from effvit.surgery import model_from_spec, replace_attention
 from effvit.teacher import Teacher, open_teacher
 from effvit.team import Team
+from effvit.tracking import require_trackers
 from effvit.weights import AUTO
 
 
@@ -69,6 +71,7 @@ def resume(
                 stack.enter_context(claimed(run.folder))
         interruption = stack.enter_context(Interruption(listener.stopping))
         with team.together():
+            require_trackers(asked.track)
             run = open_run(run.folder)  # another process may have finished it meanwhile
             _require_unfinished(run)
             _require_as_many(team, run)
@@ -86,7 +89,8 @@ def resume(
         run = replace(run, record=team.gathered(run.record)[0])
         keeper = StateKeeper(run.folder, asked.save_every_s, interruption, state.position.teacher, team)
         workers = workers_for(asked, data, team)
-        return carry_out(Training(run, model, teacher, data, device, workers, keeper, state, team), listener)
+        training = Training(run, model, teacher, data, device, workers, keeper, state, team, asked.track)
+        return carry_out(training, listener)
 
 
 def _require_unfinished(run: Run) -> None:
@@ -142,7 +146,13 @@ def _recipe(asked: Finetuning, record: RunRecord, data: ImageData) -> Iterator[t
     changes = recipe_changes(asked)
     if asked.preset is not None:
         from_scratch, taught = record.weights.origin == "random", record.recipe.distill_weight > 0
-        whole = default_recipe(data.hints, from_scratch=from_scratch, taught=taught, preset=asked.preset)
+        whole = default_recipe(
+            data.hints,
+            from_scratch=from_scratch,
+            taught=taught,
+            preset=asked.preset,
+            native_amp=native_amp(device_called(record.device)),
+        )
         changes = {field.name: getattr(whole, field.name) for field in fields(whole)} | changes
     for field, value in changes.items():
         yield field, getattr(record.recipe, field), value
@@ -202,5 +212,5 @@ def _prepared(run: Run, state: State) -> Run:
     # Weights of an epoch that was never recorded have taken the place of the best ones: that epoch will be again.
     kept = sha256_of(run.weights) if run.weights.is_file() else None
     if record.best is not None and record.spec.weights != kept:
-        record = replace(record, best=None)
+        record = replace(record, best=None, accuracy=None)
     return run.updated(record)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from effvit.accuracy import Accuracy
 from effvit.data.base import ImageData, load_data
 from effvit.environment import Environment
 from effvit.errors import (
@@ -26,7 +27,7 @@ from effvit.errors import (
 from effvit.preprocessing import Preprocessing
 from effvit.progress import Progress, silent
 from effvit.recipe import Recipe
-from effvit.spec import ModelSpec, file_name
+from effvit.spec import Cost, ModelSpec, file_name
 from effvit.storage import make_folder, sha256_of, storage_errors, write_atomically
 
 if TYPE_CHECKING:
@@ -124,10 +125,24 @@ class TransferRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ZeroTraining:
+    """What the model that initial weights come from answers before any training, among the classes of the data.
+
+    `head` names the data that its own classes are of, and `of_classes` how many they are.
+    """
+
+    head: str
+    of_classes: int
+    accuracy: Accuracy
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """Everything about a run but its tensors and its epochs; `run.json`.
 
-    Each of `processes` takes a batch of the recipe's size at every step.
+    Each of `processes` takes a batch of the recipe's size at every step. `accuracy` counts the best epoch's answers,
+    class by class. `product_macs_per_s` is the rate of a plain matrix product on one of the devices, in the type that
+    was trained in.
     """
 
     spec: ModelSpec
@@ -145,6 +160,10 @@ class RunRecord:
     transfer: TransferRecord | None = None
     schema: str = SCHEMA
     processes: int = 1
+    accuracy: Accuracy | None = None
+    zero_training: ZeroTraining | None = None
+    cost: Cost | None = None
+    product_macs_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,13 +211,13 @@ class Run:
 
         save_weights(self.folder / name, model)
 
-    def with_best(self, epoch: EpochRecord) -> Run:
-        """Record `epoch`, and the hash of the weights that are its, and return the run with them.
+    def with_best(self, epoch: EpochRecord, accuracy: Accuracy) -> Run:
+        """Record `epoch`, its answers and the hash of the weights that are its, and return the run with them.
 
         Raises:
             StorageError: The folder cannot be written.
         """
-        return self.updated(replace(with_weights(self.record, self.weights), best=epoch))
+        return self.updated(replace(with_weights(self.record, self.weights), best=epoch, accuracy=accuracy))
 
     def history(self) -> list[EpochRecord]:
         """Return the finished epochs in order; a torn last line is left out.

@@ -10,6 +10,7 @@ from typing import Literal, Self
 import torch
 from torch import nn
 
+from effvit.accuracy import Accuracy
 from effvit.errors import DeviceMemoryError, StorageError
 from effvit.run import EpochRecord, Run, RunRecord
 
@@ -27,8 +28,8 @@ class FollowedRun(Run):
     def save(self, name: str, model: nn.Module) -> None:
         """Leave it to the first process."""
 
-    def with_best(self, epoch: EpochRecord) -> Run:
-        return self.updated(replace(self.record, best=epoch))
+    def with_best(self, epoch: EpochRecord, accuracy: Accuracy) -> Run:
+        return self.updated(replace(self.record, best=epoch, accuracy=accuracy))
 
 
 class RunInProgress:
@@ -59,6 +60,6 @@ class RunInProgress:
                 f"a batch of {record.recipe.batch} needs more memory than {record.device} has", "use a smaller --batch"
             ) from error
 
-    def best(self, epoch: EpochRecord) -> None:
-        """Record `epoch` and the hash of the weights that are its."""
-        self.run = self.run.with_best(epoch)
+    def best(self, epoch: EpochRecord, accuracy: Accuracy) -> None:
+        """Record `epoch`, its answers and the hash of the weights that are its."""
+        self.run = self.run.with_best(epoch, accuracy)

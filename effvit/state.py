@@ -43,14 +43,14 @@ class TransferSoFar:
 class Position:
     """Where a training stands: in which phase, at which epoch (from 0), and how far that is.
 
-    `scaler` is the state of the gradients' scaling, `transfer` what the phase of that name needs, `teacher` the folder
-    of the run to learn from.
+    `scaler` is the state of the gradients' scaling (PyTorch insists on its counts being whole numbers), `transfer` what
+    the phase of that name needs, `teacher` the folder of the run to learn from.
     """
 
     phase: Literal["transfer", "training"]
     epoch: int = 0
     begun: Begun = NOT_BEGUN
-    scaler: dict[str, float] = field(default_factory=dict)
+    scaler: dict[str, float | int] = field(default_factory=dict)
     transfer: TransferSoFar | None = None
     teacher: str | None = None
     schema: str = SCHEMA

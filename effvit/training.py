@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from effvit.accuracy import Accuracy, balanced_top1, top1, top5
+from effvit.autocast import mixed_precision
+from effvit.compiling import compiled
 from effvit.data.base import ImageData
 from effvit.evaluate import count_correct, merge
 from effvit.images import EvaluationBatches
@@ -31,11 +33,11 @@ from effvit.optimisation import (
     Optimisation,
     Step,
     cosine_schedule,
-    mixed_precision,
     training_batches,
 )
 from effvit.parameters import parameter_groups
 from effvit.preprocessing import Preprocessing, normalise
+from effvit.recipe import Amp
 from effvit.run import LAST, WEIGHTS, EpochRecord, Run
 from effvit.run_in_progress import RunInProgress
 from effvit.state import Position, State, StateKeeper, Work
@@ -98,6 +100,8 @@ def validate(
     batches: EvaluationBatches,
     preprocessing: Preprocessing,
     device: torch.device,
+    *,
+    amp: Amp | None = None,
     team: Team | None = None,
 ) -> Validation:
     """Return accuracy and loss of `model` on the images of `batches`, and the seconds of the slowest of a `team`.
@@ -113,7 +117,7 @@ def validate(
         for pixels, labels in batches:
             images = torch.from_numpy(normalise(pixels, preprocessing)).to(device)
             started = time.perf_counter()
-            with torch.inference_mode(), mixed_precision(device):
+            with torch.inference_mode(), mixed_precision(device, amp):
                 logits = model(images).float()
             logits = logits.cpu()  # waits for the device
             inference_s += time.perf_counter() - started
@@ -159,8 +163,12 @@ class _Trainer:
         self.record = progress.run.record
         recipe = self.record.recipe
         self.device, self.recipe = device, recipe
+        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model = model.to(device)
-        self.answer = team.synchronised(self.model)
+        if recipe.channels_last:
+            self.model.to(memory_format=self.layout)
+        self.shared = team.synchronised(self.model)
+        self.answer = compiled(self.shared) if recipe.compile else self.shared
         self.teacher = None if teacher is None else teacher.to(device).eval()
         with team.together():
             self.batches = training_batches(self.record, data, device, workers, team.place)
@@ -196,11 +204,12 @@ class _Trainer:
                 begun=position.begun if index == position.epoch else NOT_BEGUN,
                 after_step=partial(self._after_step, index),
             )
-            record = self._validated(index, epoch)
+            validation = self._validated(index)
+            record = self._record_of(index, epoch, validation)
             with self.team.together():
                 if best is None or record.top1 > best.top1:
                     self.progress.run.save(WEIGHTS, self.kept)
-                    self.progress.best(record)
+                    self.progress.best(record, validation.accuracy)
                 self.progress.run.save(LAST, self.kept)
                 self.progress.run.append_epoch(record)
                 on_epoch(record)
@@ -229,25 +238,30 @@ class _Trainer:
         split = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
         for number, (some, their) in enumerate(split, start=1):
             # Once a step is enough for processes to share what they have added up.
-            with nullcontext() if number == parts else self.team.unsynchronised(self.answer):
+            with nullcontext() if number == parts else self.team.unsynchronised(self.shared):
                 yield self._loss(some, their) * (len(some) / len(images))
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        with mixed_precision(self.device):
+        images = images.contiguous(memory_format=self.layout)
+        with mixed_precision(self.device, self.recipe.amp):
             logits = self.answer(images).float()
             loss: Tensor = self.criterion(logits, labels)
         if self.teacher is None:
             return loss
-        with torch.no_grad(), mixed_precision(self.device):
+        with torch.no_grad(), mixed_precision(self.device, self.recipe.amp):
             target = self.teacher(images).float()
         weight = self.recipe.distill_weight
         return (1 - weight) * loss + weight * distillation_loss(logits, target, self.recipe.distill_temperature)
 
-    def _validated(self, index: int, epoch: Epoch) -> EpochRecord:
-        record = self.record
-        validation = validate(self.kept, self.held_out, record.preprocessing, self.device, self.team)
+    def _validated(self, index: int) -> Validation:
+        validation = validate(
+            self.kept, self.held_out, self.record.preprocessing, self.device, amp=self.recipe.amp, team=self.team
+        )
         # The last step of an epoch can ruin the weights without a loss that shows it.
         GUARD.require_finite(validation.loss, f"on the held-out images after epoch {index + 1}")
+        return validation
+
+    def _record_of(self, index: int, epoch: Epoch, validation: Validation) -> EpochRecord:
         accuracy = validation.accuracy
         return EpochRecord(
             epoch=index + 1,
@@ -277,6 +291,7 @@ class _Trainer:
             GUARD,
             model=self.model,
             seed=recipe.seed,
+            amp=recipe.amp,
             clip=recipe.clip_gradient,
             team=self.team,
         )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from effvit.accuracy import top1
+from effvit.autocast import mixed_precision
 from effvit.backbone import attention_layers
 from effvit.data.base import ImageData
 from effvit.images import EvaluationBatches
@@ -29,7 +30,6 @@ from effvit.optimisation import (
     Optimisation,
     Step,
     cosine_schedule,
-    mixed_precision,
     training_batches,
 )
 from effvit.preprocessing import normalise
@@ -294,7 +294,14 @@ class _Transfer:
         schedule = cosine_schedule(optimizer, recipe.transfer_learning_rate, recipe.transfer_epochs, len(self.batches))
         # Gradients are not clipped: by their common norm, the layers would no longer be independent.
         optimisation = Optimisation(
-            optimizer, schedule, self.device, GUARD, model=self.student, seed=recipe.seed, team=self.team
+            optimizer,
+            schedule,
+            self.device,
+            GUARD,
+            model=self.student,
+            seed=recipe.seed,
+            amp=recipe.amp,
+            team=self.team,
         )
         if self.gathered:
             optimisation.restore(self.gathered, self.position.scaler)
@@ -311,7 +318,7 @@ class _Transfer:
         self.position = Position("transfer", record.epoch, transfer=so_far)
 
     def _losses(self, lesson: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
-        with mixed_precision(self.device):
+        with mixed_precision(self.device, self.recipe.amp):
             return [lesson(images)]
 
     def _forced_error(self, images: Tensor) -> Tensor:
@@ -327,7 +334,7 @@ class _Transfer:
         with self.team.together():
             for pixels, labels in self.held_out:
                 images = torch.from_numpy(normalise(pixels, self.preprocessing)).to(self.device)
-                with torch.no_grad(), mixed_precision(self.device):
+                with torch.no_grad(), mixed_precision(self.device, self.recipe.amp):
                     errors = teacher_forced_errors(self.student, self.teacher, images)
                 sums += errors.double().cpu() * len(labels)
                 count += len(labels)
@@ -337,6 +344,8 @@ class _Transfer:
         return tuple((sums / count).tolist())
 
     def _top1(self) -> float:
-        validation = validate(self.student, self.held_out, self.preprocessing, self.device, self.team)
+        validation = validate(
+            self.student, self.held_out, self.preprocessing, self.device, amp=self.recipe.amp, team=self.team
+        )
         GUARD.require_finite(validation.loss, "on the held-out images")
         return top1(validation.accuracy) or 0.0

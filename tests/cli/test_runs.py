@@ -10,12 +10,15 @@ import pytest
 from command_line import Effvit, refused
 from models_for_tests import record_of
 
+from effvit.accuracy import Accuracy
+from effvit.cli import cmd_runs
 from effvit.cli.curves import LEVELS, duration, sparkline
 from effvit.data.base import load_data
 from effvit.finetune import Finetuning, Listener, finetune
 from effvit.mix import parse_mix
 from effvit.optimisation import Step
-from effvit.run import RECORD, create_run, open_run
+from effvit.run import RECORD, ZeroTraining, create_run, open_run
+from effvit.spec import Cost
 from effvit.state import STATE
 
 
@@ -175,3 +178,63 @@ def test_a_recipe_is_shown_and_nothing_done(effvit: Effvit, tmp_path: Path) -> N
     assert not (tmp_path / "runs").exists()
     refused(effvit("finetune", "--recipe", "strng"), 2, "there is no recipe named 'strng'", "did you mean strong?")
     refused(effvit("finetune", "--set", "mixup=lots"), 2, "mixup cannot be 'lots'", "--show-recipe")
+
+
+ANSWERS = Accuracy(13, 13, 10, None, (5, 4, 4), (5, 4, 1))
+
+
+def test_the_worst_classes_come_first(effvit: Effvit, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(runs / "lin")
+    run.updated(replace(run.record, data=replace(run.record.data, classes=("ant", "bee", "cat")), accuracy=ANSWERS))
+    rows = [line.split() for line in effvit("runs", "show", "lin").out.splitlines()]
+    start = rows.index(["class", "top-1", "right", "images"])
+    assert rows[start + 1 :] == [
+        ["cat", "25.0%", "1", "4"],
+        ["ant", "100.0%", "5", "5"],
+        ["bee", "100.0%", "4", "4"],
+    ]
+    monkeypatch.setattr(cmd_runs, "WORST_CLASSES", 1)
+    few = effvit("runs", "show", "lin")
+    assert "the 1 worst of 3 classes; --classes shows all" in few.err
+    assert "bee" not in few.out
+    assert "bee" in effvit("runs", "show", "lin", "--classes").out
+
+
+def test_a_run_counts_its_best_epochs_answers_by_class(trained: Path) -> None:
+    record = open_run(trained / "runs" / "lin").record
+    assert record.accuracy is not None
+    assert record.best is not None
+    assert sum(record.accuracy.class_images) == record.data.val_images
+    assert sum(record.accuracy.class_top1) / record.data.val_images == record.best.top1
+
+
+def test_what_a_training_cost_is_shown(effvit: Effvit, runs: Path) -> None:
+    run = open_run(runs / "lin")
+    cost = Cost(parameters=1, macs=2_000_000_000, core_macs=1, tokens=5)
+    record = replace(run.record, cost=cost, product_macs_per_s=40e9, data=replace(run.record.data, val_images=8))
+    run = run.updated(replace(record, processes=2))
+    (only,) = run.history()
+    run.keep_epochs(0)
+    for train_s, rate in ((9.0, 4.0), (10.0, 5.0), (30.0, 4.5)):
+        timed = {"train_s": train_s, "images_per_s": rate, "inference_s": 2.0, "host_peak_bytes": 3 * 2**20}
+        run.append_epoch(replace(only, **timed))
+    answer = effvit("runs", "show", "lin")
+    rows = [line.split() for line in answer.out.splitlines()]
+    # Three passes of 2 G at 4.5 images/s are 27 of the 80 G a second of two processes; one at 4 images/s is 8.
+    assert ["training", "10", "4", "6", "G", "34%"] in rows
+    assert ["inference", "2", "4", "2", "G", "10%"] in rows
+    assert "peak memory: host 3 MiB" in answer.err
+
+
+def test_what_was_answered_before_training_is_shown(effvit: Effvit, runs: Path) -> None:
+    run = open_run(runs / "lin")
+    run.updated(replace(run.record, zero_training=ZeroTraining("imagenet-1k", 1000, ANSWERS)))
+    said = "before any training: top-1 76.9%, from the logits of these classes of the 1000 of imagenet-1k"
+    assert said in effvit("runs", "show", "lin").err
+
+
+def test_evaluate_shows_every_class(effvit: Effvit, runs: Path) -> None:
+    answer = effvit("evaluate", "lin", "--threads", "1", "--classes")
+    rows = [line.split() for line in answer.out.splitlines()]
+    start = rows.index(["class", "top-1", "right", "images"])
+    assert {row[0] for row in rows[start + 1 :]} == {"cat", "dog"}

@@ -16,6 +16,7 @@ from effvit.decoding import decode
 from effvit.errors import DataError
 from effvit.images import EvaluationBatches, ImageDataset, ImageLoader, evaluation_pixels, labels_of
 from effvit.preprocessing import Preprocessing, evaluation_transform
+from effvit.team import ALONE, Place
 
 PREPROCESSING = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_fraction=1.0, interpolation="bicubic")
 
@@ -161,3 +162,34 @@ def test_evaluation_pixels_that_fit_are_read_once_and_others_every_time(samples:
 def test_evaluation_names_a_file_that_vanished(samples: list[Sample]) -> None:
     with pytest.raises(DataError, match=r"gone\.png cannot be used as an image: no such file"):
         evaluation_pixels([Sample(Path("gone.png"), 0), *samples], PREPROCESSING, 16, 16)
+
+
+def test_processes_take_the_images_of_one_with_so_much_larger_a_batch(samples: list[Sample]) -> None:
+    dataset = ImageDataset(samples, to_tensor)
+    whole = ImageLoader(dataset, batch=4, workers=0, seed=3, drop_last=True)
+    parts = [ImageLoader(dataset, batch=2, workers=0, seed=3, place=Place(rank, 2)) for rank in range(2)]
+    assert [len(part) for part in parts] == [len(whole)] * 2
+    for index in range(2):
+        for (images, _), *dealt in zip(whole.epoch(index), *(part.epoch(index) for part in parts), strict=True):
+            assert torch.equal(torch.cat([some for some, _ in dealt]), images)
+
+
+def test_processes_do_not_draw_the_same(samples: list[Sample]) -> None:
+    def drawn(place: Place) -> float:
+        dataset = ImageDataset(samples, lambda _: torch.rand(()))
+        images, _ = next(iter(ImageLoader(dataset, batch=2, workers=0, seed=3, place=place).epoch(0)))
+        return float(images[0])
+
+    assert drawn(Place(0, 2)) == drawn(Place(0, 3)) == drawn(ALONE)
+    assert len({drawn(Place(rank, 3)) for rank in range(3)}) == 3
+
+
+def test_evaluation_batches_are_dealt_out_whole(samples: list[Sample]) -> None:
+    whole = [labels for _, labels in EvaluationBatches(samples, PREPROCESSING, 16, 12, batch=5)]
+    dealt = [
+        [pixels for pixels, _ in EvaluationBatches(samples, PREPROCESSING, 16, 12, batch=5, place=Place(rank, 2))]
+        for rank in range(2)
+    ]
+    assert [[len(pixels) for pixels in part] for part in dealt] == [[5, 2], [5]]
+    assert [len(labels) for labels in whole] == [5, 5, 2]
+    assert np.array_equal(dealt[1][0], evaluation_pixels(samples[5:10], PREPROCESSING, 16, 12))

@@ -4,7 +4,7 @@ import pytest
 
 from effvit.data.base import DataDefaults
 from effvit.errors import UnknownNameError, UsageError
-from effvit.recipe import DISTILL_WEIGHT, PRESETS, Recipe, changes_from_texts, default_recipe
+from effvit.recipe import DISTILL_WEIGHT, PRESETS, Amp, Recipe, changes_from_texts, default_recipe
 
 HINTS = DataDefaults(
     model="test_vit",
@@ -122,3 +122,11 @@ def test_a_field_that_is_none_is_named_with_the_closest() -> None:
     with pytest.raises(UnknownNameError, match="there is no recipe field named 'mix_up'") as caught:
         changes_from_texts([("mix_up", "1")])
     assert "mixup" in caught.value.closest
+
+
+def test_half_precision_is_for_the_longer_recipes_and_devices_made_for_it() -> None:
+    def amp(preset: str, native: Amp | None) -> Amp | None:
+        return default_recipe(HINTS, from_scratch=False, preset=preset, native_amp=native).amp
+
+    assert [amp(preset, "bf16") for preset in ("quick", "standard", "strong")] == [None, "bf16", "bf16"]
+    assert [amp(preset, None) for preset in ("quick", "standard", "strong")] == [None, None, None]

@@ -16,6 +16,7 @@ import torch
 from models_for_tests import digits, finished_run, model_of, record_of
 from training_program import RESOLUTION, request
 
+from effvit import autocast
 from effvit import state as state_module
 from effvit.checkpoint import save_weights
 from effvit.claim import LOCK
@@ -189,6 +190,16 @@ def test_the_moving_average_goes_on_too(tmp_path: Path) -> None:
     asked = request(ema_decay=0.9, accumulate=2, new_rate=3.0)
     whole = finetune(asked, digits(), out=tmp_path, name="whole")
     require_same(resume(cut(tmp_path, ("training", 2, 3), asked), Finetuning(()), digits()), whole)
+
+
+@pytest.mark.parametrize("changes", [{"channels_last": True}, {"amp": "bf16"}, {"amp": "fp16"}], ids=str)
+def test_layouts_and_half_precision_go_on_too(
+    changes: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autocast, "_supports", lambda *_: True)  # slow without the instructions, and the same
+    asked = request(epochs=2, **changes)
+    whole = finetune(asked, digits(), out=tmp_path, name="whole")
+    require_same(resume(cut(tmp_path, ("training", 2, 2), asked), Finetuning(()), digits()), whole)
 
 
 def exact_run(root: Path) -> Run:

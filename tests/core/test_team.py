@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from models_for_tests import model_of
 from team_program import IMAGES, Incident, launch, train_along, undrawn, use_command_line
+from training_program import RESOLUTION
 
-from effvit.checkpoint import load_weights, read_weights
+from effvit.checkpoint import load_weights, read_weights, save_weights
 from effvit.errors import UnavailableError, UsageError
 from effvit.finetune import Finetuning, finetune
 from effvit.images import EvaluationBatches
@@ -101,6 +104,19 @@ def test_processes_that_stop_together_go_on_together(shared: Run, tmp_path: Path
 def said(root: Path) -> list[str]:
     """Return what ended the training, process by process."""
     return [(root / f"{rank}.err").read_text() for rank in range(2)]
+
+
+@pytest.mark.slow
+def test_processes_transfer_attention_together(tmp_path: Path) -> None:
+    weights = tmp_path / "exact.safetensors"
+    save_weights(weights, model_of(resolution=RESOLUTION))
+    asked = replace(undrawn(transfer_epochs=2, transfer_learning_rate=3e-3, epochs=1), weights=str(weights))
+    assert launch(train_along, tmp_path, asked) == [0, 0]
+    record = open_run(tmp_path / "shared").record
+    assert (record.status, record.processes) == ("done", 2)
+    assert record.transfer is not None
+    assert [epoch.stage for epoch in record.transfer.epochs] == ["layers", "features"]
+    assert sum(record.transfer.errors_after) < sum(record.transfer.errors_before)
 
 
 def test_the_error_of_one_process_ends_all(tmp_path: Path) -> None:

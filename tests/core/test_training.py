@@ -9,6 +9,7 @@ import pytest
 import torch
 from models_for_tests import digits, model_of, record_of
 from pictures import noise
+from torch._dynamo.exc import Unsupported
 
 from effvit import run as run_module
 from effvit import training
@@ -76,8 +77,8 @@ def test_training_lowers_the_loss_and_leaves_a_run_after_every_epoch(tmp_path: P
 def test_the_best_weights_are_kept_when_later_ones_are_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest, scores = training.validate, iter([7, 3])
 
-    def scripted(*arguments: Any) -> training.Validation:
-        result = honest(*arguments)
+    def scripted(*arguments: Any, **settings: Any) -> training.Validation:
+        result = honest(*arguments, **settings)
         return replace(result, accuracy=replace(result.accuracy, top1_correct=next(scores)))
 
     monkeypatch.setattr(training, "validate", scripted)
@@ -276,3 +277,24 @@ def test_a_disk_too_full_for_the_status_shows_the_first_error(tmp_path: Path, mo
 
     with pytest.raises(DataError, match="an image vanished"):
         trained(tmp_path, on_step=fill)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_what_it_learns_as_written(tmp_path: Path) -> None:
+    plain, compiled = (trained(tmp_path, replace(RECIPE, compile=on), name=str(on)) for on in (False, True))
+    assert compiled.history()[0].train_loss == pytest.approx(plain.history()[0].train_loss, rel=1e-3)
+    assert read_weights(compiled.weights).keys() == read_weights(plain.weights).keys()
+
+
+def test_what_cannot_be_compiled_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(module: torch.nn.Module) -> Any:
+        def call(_: torch.Tensor) -> torch.Tensor:
+            raise Unsupported("no C++ compiler was found\nand more", "g++")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(UnsupportedError, match="PyTorch cannot compile the model: no C") as caught:
+        trained(tmp_path, replace(RECIPE, compile=True))
+    assert caught.value.hint == "leave --compile out"
+    assert status(tmp_path) == "failed"

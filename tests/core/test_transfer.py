@@ -165,13 +165,13 @@ def test_an_interruption_leaves_a_run_that_says_so(tmp_path: Path) -> None:
 
 
 def test_an_error_that_explodes_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest, calls = transfer_module._Transfer._forced_loss, iter(range(100))
+    honest, calls = transfer_module._Transfer._forced_error, iter(range(100))
 
-    def exploding(self: Any, images: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+    def exploding(self: Any, images: torch.Tensor) -> torch.Tensor:
         factor = float("nan") if next(calls) == 1 else 1.0
-        return [loss * factor for loss in honest(self, images, labels)]
+        return honest(self, images) * factor
 
-    monkeypatch.setattr(transfer_module._Transfer, "_forced_loss", exploding)
+    monkeypatch.setattr(transfer_module._Transfer, "_forced_error", exploding)
     with pytest.raises(CheckFailedError, match="the loss became nan in transfer epoch 1, step 2") as caught:
         transferred(tmp_path, "linformer", *pair("linformer"))
     assert caught.value.hint == "lower --transfer-lr"
