@@ -127,3 +127,16 @@ def pack_kit(
     write(str(out))
     say(f"{len(plan.groups()) * len(chosen)} cells, {len(kit.blobs)} files")
     hint(f"copy it and the agent to the device, and run `python3 effvit-agent.pyz run {out.name}` there")
+
+
+@app.command("clean", short_help="remove what was copied to a device")
+def clean_host(
+    host: Annotated[str, typer.Argument(metavar="ssh://USER@HOST", help="the device, as --device names it")],
+) -> None:
+    """End every agent on a device, and remove all that `effvit profile --device ssh://...` has copied there."""
+    from effvit.profiling.agent.remote import clean
+    from effvit.profiling.agent.ssh import Ssh, host_from_text
+
+    target = host_from_text(host)
+    clean(Ssh(target))
+    say(f"nothing of ours is left on {target}")

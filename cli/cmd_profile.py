@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from effvit.cli.hosts import split_devices
 from effvit.cli.options import (
     DEFAULT_RUNS,
     AttentionsOption,
@@ -27,7 +29,7 @@ from effvit.cli.options import (
     resolutions_from_text,
 )
 from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
-from effvit.errors import CellsFailedError, FallbackError
+from effvit.errors import CellsFailedError, FallbackError, UsageError
 from effvit.interruption import advising, same_command
 from effvit.profiling.devices import check_gpus
 from effvit.spec import BASELINE
@@ -98,7 +100,8 @@ def profile(
     """
     sizes = resolutions_from_text(res) if res is not None else None
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
-    devices = devices_from_texts(device, threads)
+    hosts, here = split_devices(device, threads)
+    devices = devices_from_texts(here, threads) if here or not hosts else []
     check_gpus(devices)  # before the seconds that importing PyTorch takes
 
     from effvit.export.base import pick_backend
@@ -106,9 +109,14 @@ def profile(
     backends = names_from_text(backend)
     for name in backends:  # and before those that importing runs takes
         pick_backend(name).require()
+    if hosts and max_batch:
+        raise UsageError("the largest batch is not searched for over ssh", "leave --max-batch or --device ssh:// away")
 
+    from effvit.cli.remote_sweeping import follow_all, start_on
     from effvit.cli.sweeping import SweepDisplay
     from effvit.environment import usable_cores
+    from effvit.profiling.agent.measuring import Allowed
+    from effvit.profiling.agent.packing import Packing
     from effvit.profiling.pixels import PixelStore
     from effvit.profiling.plan import Effort, Plan, available_backends
     from effvit.profiling.sweep import run_sweep
@@ -147,11 +155,16 @@ def profile(
         progress_bars() as progress,
         PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels,
     ):
+        packing = Packing(replace(plan, backends=tuple(backends)), effort, pixels, say)
+        remote = start_on(hosts, packing, Allowed(retry_failed, allow_fallback), progress)
         display = SweepDisplay(progress)
-        outcomes = run_sweep(
-            plan, effort, results, pixels, display, retry_failed=retry_failed, allow_fallback=allow_fallback
-        )
+        outcomes = []
+        if devices:
+            outcomes = run_sweep(
+                plan, effort, results, pixels, display, retry_failed=retry_failed, allow_fallback=allow_fallback
+            )
         display.close()
+        outcomes += follow_all(remote, results, progress)
     show_outcomes(outcomes, json=json)
     say(f"results: {results}")
     if not any(one.record.spec.attention == BASELINE for one in chosen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -55,14 +56,8 @@ class Workplace:
 
 def make_workplace(folder: Path) -> Workplace:
     """Return a folder that could be copied to a device."""
-    plan = Plan(
-        (make_run(folder / "runs", "softmax"),),
-        ((32, 32),),
-        (1, 2),
-        (Precision.FP32,),
-        ("ort-cpu",),
-        (Device(threads=1),),
-    )
+    run, device = make_run(folder / "runs", "softmax"), Device(threads=1)
+    plan = Plan((run,), ((32, 32),), (1, 2), (Precision.FP32,), ("ort-cpu",), (device,))
     with PixelStore() as pixels:
         kit = write_kit(Packing(plan, BRIEF, pixels, lambda _: None), folder / "kit")
     build(folder / "agent.pyz")
@@ -82,3 +77,30 @@ def run_agent(
     """Run a command of the agent away from everything else."""
     command = [python, str(agent), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd="/")
+
+
+def bare_python(folder: Path) -> Path:
+    """Return a program in `folder` that is such a Python, with one thread."""
+    path = folder / "python"
+    variables = {"PYTHONPATH": bare_environment(folder / "bare")["PYTHONPATH"], "OMP_NUM_THREADS": "1"}
+    settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    path.write_text(f'#!/bin/sh\nexport {settings}\nexec {shlex.quote(sys.executable)} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def stand_in(folder: Path, python: Path | None, before: str = "true") -> tuple[str, ...]:
+    """Return what is called like ssh and runs the command here, in a home below `folder`, as a server would."""
+    home, programs = folder / "home", folder / "programs"
+    for made in (home, programs):
+        made.mkdir(exist_ok=True)
+    if python is not None and not (programs / "python3").exists():
+        (programs / "python3").symlink_to(python)
+    script = folder / "ssh"
+    # Its last argument is the command, which a server gives to the user's shell.
+    script.write_text(
+        f"#!/bin/bash\ncd {shlex.quote(str(home))}\nexport HOME=$PWD PATH={shlex.quote(str(programs))}\n"
+        f'{before}\nexec /bin/sh -c "${{@: -1}}"\n'
+    )
+    script.chmod(0o755)
+    return (str(script),)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from effvit import __version__
 from effvit.environment import package_version
-from effvit.errors import EffvitError, UnavailableError
+from effvit.errors import EffvitError, UnavailableError, UsageError
+from effvit.profiling.agent.detached import ENDED, Ended, follow, is_running, start, stop, write_end
 
 RESULTS = "results.jsonl"
 INTERRUPTED = 130
@@ -23,20 +24,33 @@ PACKAGES = ("numpy", "onnxruntime", "openvino")
 def main(code: str, arguments: Sequence[str] | None = None) -> int:
     """Run one command of the agent, whose code has the hash `code`, and return its exit code."""
     asked = _parser(code).parse_args(arguments)
+    ended = _carried_out(code, asked)
+    if ended.message:
+        print(f"error: {ended.message}", file=sys.stderr)
+    if ended.hint:
+        print(f"\nhint: {ended.hint}", file=sys.stderr)
+    if asked.command == "run" and asked.ended is not None:
+        write_end(asked.ended, ended)
+    return ended.code
+
+
+def _carried_out(code: str, asked: argparse.Namespace) -> Ended:
     try:
         if asked.command == "facts":
             print(json.dumps(facts(code)))
-        else:
+        elif asked.command == "run":
             _run(code, asked)
+        elif asked.command == "start":
+            _start(asked)
+        elif asked.command == "follow":
+            follow(asked.kit, _say)
+        else:
+            stop(asked.kit)
     except EffvitError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"\nhint: {error.hint}", file=sys.stderr)
-        return error.exit_code
+        return Ended(error.exit_code, error.message, error.hint)
     except KeyboardInterrupt:
-        print("interrupted; what was finished is on disk, and the same command goes on from there", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+        return Ended(INTERRUPTED, "interrupted; what was finished is on disk", "the same command goes on from there")
+    return Ended(0)
 
 
 def facts(code: str) -> dict[str, object]:
@@ -57,7 +71,20 @@ def _parser(code: str) -> argparse.ArgumentParser:
     run.add_argument("kit", type=Path, metavar="KIT", help="folder that `effvit agent pack` wrote")
     run.add_argument("--out", type=Path, metavar="FILE", help=f"result file [default: {RESULTS} in the kit]")
     run.add_argument("--blobs", type=Path, metavar="FOLDER", help="where the kit's files lie [default: in it]")
-    run.add_argument("--retry-failed", action="store_true", help="measure cells again that failed before")
+    run.add_argument("--ended", type=Path, metavar="FILE", help="where to write how it ended")
+    started = commands.add_parser("start", help="measure a kit in the background, unless that goes on already")
+    started.add_argument("--blobs", type=Path, metavar="FOLDER", required=True, help="where the kit's files lie")
+    followed = commands.add_parser("follow", help="tell what an agent in the background does, until it ends")
+    stopped = commands.add_parser("stop", help="end an agent in the background")
+    for command in (run, started):
+        command.add_argument("--retry-failed", action="store_true", help="measure cells again that failed before")
+        command.add_argument(
+            "--allow-fallback",
+            action="store_true",
+            help="take runtimes that do something else than they were asked for",
+        )
+    for command in (started, followed, stopped):
+        command.add_argument("kit", type=Path, metavar="KIT", help="folder of the kit")
     return parser
 
 
@@ -67,13 +94,28 @@ def _run(code: str, asked: argparse.Namespace) -> None:
     except ImportError as error:
         raise UnavailableError(f"numpy cannot be imported: {error}", "python3 -m pip install numpy") from error
     from effvit.profiling.agent.kit import BLOBS, open_kit
-    from effvit.profiling.agent.measuring import measure_kit
+    from effvit.profiling.agent.measuring import Allowed, measure_kit
 
     # Whoever ends the agent politely finds the pixels' folder removed, and workers ended.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     blobs = asked.blobs or asked.kit / BLOBS
     kit = open_kit(asked.kit, blobs, code)
-    measure_kit(kit, asked.kit, blobs, asked.out or asked.kit / RESULTS, _say, retry_failed=asked.retry_failed)
+    allowed = Allowed(retry_failed=asked.retry_failed, fallback=asked.allow_fallback)
+    measure_kit(kit, asked.kit, blobs, asked.out or asked.kit / RESULTS, _say, allowed)
+
+
+def _start(asked: argparse.Namespace) -> None:
+    folder = asked.kit.resolve()
+    for other in folder.parent.iterdir():
+        if other != folder and is_running(other):
+            raise UsageError(
+                f"another kit, {other.name}, is being measured on this machine, perhaps by an agent of another version",
+                "wait for it, or end it and remove it with `effvit agent clean`",
+            )
+    command = [sys.executable, str(Path(sys.argv[0]).resolve()), "run", str(folder)]
+    command += ["--blobs", str(asked.blobs.resolve()), "--ended", str(folder / ENDED)]
+    command += ["--retry-failed"] * asked.retry_failed + ["--allow-fallback"] * asked.allow_fallback
+    start(folder, command)
 
 
 def _say(line: str) -> None:

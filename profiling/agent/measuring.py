@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +41,18 @@ class JsonLines:
         self._say(f'{{"event": "outcome", "measured_now": {json.dumps(measured_now)}, "outcome": {line}}}')
 
 
-def measure_kit(kit: Kit, folder: Path, blobs: Path, results: Path, say: Say, *, retry_failed: bool = False) -> None:
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a sweep may do: measure failed cells again, and runtimes that do something else than they were asked for."""
+
+    retry_failed: bool = False
+    fallback: bool = False
+
+
+AS_ASKED = Allowed()
+
+
+def measure_kit(kit: Kit, folder: Path, blobs: Path, results: Path, say: Say, allowed: Allowed = AS_ASKED) -> None:
     """Measure what of the kit in `folder` the file `results` does not hold yet.
 
     Every outcome is on disk before it is told.
@@ -63,6 +75,7 @@ def measure_kit(kit: Kit, folder: Path, blobs: Path, results: Path, say: Say, *,
             results,
             pixels,
             JsonLines(say),
-            retry_failed=retry_failed,
+            retry_failed=allowed.retry_failed,
+            allow_fallback=allowed.fallback,
             prepare=partial(KitPreparation, kit, blobs),
         )
