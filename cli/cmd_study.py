@@ -25,7 +25,6 @@ from effvit.cli.options import (
 from effvit.cli.output import CountingBar, progress_bars, say, write
 from effvit.cli.study_file import settings_text, take_file, take_model_or_file
 from effvit.errors import UsageError
-from effvit.interruption import advising, same_command
 from effvit.mix import parse_mix
 from effvit.spec import BASELINE
 
@@ -104,6 +103,9 @@ def study(
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="print all settings as such a file, and do nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the cells and how long they will take, by a probe; train nothing")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Fine-tune, export, verify and profile every variant under the same conditions, then write the report.
@@ -118,14 +120,14 @@ def study(
     if len(trained) > 1:
         raise UsageError(f"a study trains at one size, not at {train_res}", "use one study for each size")
 
-    from effvit.cli.studying import StudyDisplay
-    from effvit.cli.sweeping import SweepDisplay
+    from effvit.cli.forecasting import say_time, show_forecast
+    from effvit.cli.studying import carry_out, show_choice
     from effvit.cli.training import warn_of_skipped
     from effvit.data.base import load_data
     from effvit.environment import usable_cores
     from effvit.profiling.plan import Effort, exported_backends
     from effvit.profiling.report.writer import write_report
-    from effvit.profiling.study import Study, run_study
+    from effvit.profiling.study import RESULTS, Study
     from effvit.surgery import pick_variant
 
     attentions = attentions_from_text(attn)
@@ -167,18 +169,16 @@ def study(
         eval_images=eval_images,
         max_noise=max_noise / 100,
     )
-    with advising(same_command), progress_bars() as progress:
-        display, sweeping = StudyDisplay(progress), SweepDisplay(progress)
-
-        def begin_sweep() -> SweepDisplay:
-            display.close()
-            return sweeping
-
-        outcomes = run_study(request, images, folder, effort, display, begin_sweep, description)
-        sweeping.close()
+    if dry_run:
+        show_forecast(request, images, folder, effort, json=json)
+        return
+    outcomes = carry_out(request, images, folder, effort, description)
     written = write_report(outcomes, folder / "report")
     show_outcomes(outcomes, json=json)
+    if not json:
+        show_choice(outcomes, folder / RESULTS)
     say(f"report: {written.html}")
+    say_time(folder, request)
     raise_if_unfinished(outcomes)
 
 

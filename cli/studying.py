@@ -1,14 +1,29 @@
-"""What `effvit study` shows while variants are fine-tuned."""
+"""What `effvit study` shows while variants are fine-tuned, and what it advises at its end."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from rich.progress import Progress
 
-from effvit.cli.output import say
+from effvit.cli.output import hint, progress_bars, say, show
+from effvit.cli.recommendation import lines
+from effvit.cli.sweeping import SweepDisplay
 from effvit.cli.training import TrainingDisplay
+from effvit.data.base import ImageData
 from effvit.finetune import Listener as TrainingListener
-from effvit.profiling.study import Listener
+from effvit.interruption import advising, same_command
+from effvit.profiling.plan import Effort
+from effvit.profiling.recommend import OBJECTIVES, Constraints, recommend
+from effvit.profiling.records import Outcome
+from effvit.profiling.report.rows import make_rows
+from effvit.profiling.study import Listener, Study, run_study
+from effvit.profiling.study_time import spending
 from effvit.run import Run
+
+_DROP = 0.01
+_OBJECTIVE = OBJECTIVES[0]
 
 
 class StudyDisplay(Listener):
@@ -34,3 +49,31 @@ class StudyDisplay(Listener):
         if self._training is not None:
             self._training.close()
             self._training = None
+
+
+def carry_out(study: Study, images: ImageData, folder: Path, effort: Effort, description: str) -> list[Outcome]:
+    """Carry out what of the study is left, and show how that goes.
+
+    Raises:
+        EffvitError: Whatever `run_study` raises.
+    """
+    with advising(same_command), spending(folder, study), progress_bars() as progress:
+        display, sweeping = StudyDisplay(progress), SweepDisplay(progress)
+
+        def begin_sweep() -> SweepDisplay:
+            display.close()
+            return sweeping
+
+        outcomes = run_study(study, images, folder, effort, display, begin_sweep, description)
+        sweeping.close()
+    return outcomes
+
+
+def show_choice(outcomes: Sequence[Outcome], results: Path) -> None:
+    """Print what to ship where a point of top-1 may be lost, and how to ask for something else of the `results`."""
+    found = recommend(make_rows(outcomes), Constraints(drop=_DROP), _OBJECTIVE)
+    show(f"\nThe best {_OBJECTIVE.name} where top-1 may be {100 * _DROP:g} point below softmax at the same size:")
+    for one in found:
+        for line in lines(one, _OBJECTIVE.name, several=len(found) > 1):
+            show(line)
+    hint(f"for other limits, see `effvit recommend {results} --max-latency-p50 10ms`")

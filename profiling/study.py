@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import torch
 
+from effvit.backbone import check_resolution, create_backbone, patch_size
 from effvit.claim import claimed
 from effvit.data.base import ImageData
 from effvit.errors import CheckpointError, UsageError
@@ -17,7 +19,7 @@ from effvit.finetune import Listener as TrainingListener
 from effvit.mix import parse_mix
 from effvit.profiling.devices import CPU, Device
 from effvit.profiling.pixels import PixelStore
-from effvit.profiling.plan import Effort, Plan, check_devices
+from effvit.profiling.plan import Effort, Plan
 from effvit.profiling.records import Outcome
 from effvit.profiling.sweep import Listener as SweepListener
 from effvit.profiling.sweep import run_sweep
@@ -80,16 +82,11 @@ def run_study(
     `description` is kept in the folder, for people and to repeat the study with.
 
     Raises:
-        UsageError: The folder holds a study with other settings, there is no softmax to teach the others, or a device
-            is not here.
-        EffvitError: Any of the tree in errors.py; what was finished is in the folder.
+        UsageError: The folder holds a study with other settings.
+        EffvitError: What `check_study` raises, before anything is trained.
+        EffvitError: Any other of the tree in errors.py; what was finished is in the folder.
     """
-    if study.transfer_epochs and study.attentions[0] != BASELINE:
-        raise UsageError(
-            f"attention transfer needs {BASELINE}, the teacher, before {', '.join(study.attentions)}",
-            f"add {BASELINE} to --attn, or leave --transfer-epochs out",
-        )
-    check_devices(study.devices)  # before hours of training
+    check_study(study, data)
     _claim(folder, study)
     if description:
         # File names need not be valid text.
@@ -101,19 +98,46 @@ def run_study(
         if run is not None and run.record.status == "done":
             listener.kept(run)
         else:
-            request = _request(study, attention, effort, runs[0].folder if runs and study.transfer_epochs else None)
+            request = request_of(study, attention, effort, runs[0].folder if runs and study.transfer_epochs else None)
             told = listener.training(attention, index, len(study.attentions))
             if run is None:
                 run = finetune(request, data, out=place.parent, name=place.name, listener=told)
             else:  # with as many threads as it was begun with, or other bits would come of it
                 run = resume(run, replace(request, threads=None), data, listener=told)
         runs.append(run)
-    plan = Plan(tuple(runs), study.resolutions, study.batches, study.precisions, study.backends, study.devices)
     with PixelStore() as pixels:
-        return run_sweep(plan, effort, folder / RESULTS, pixels, sweep())
+        return run_sweep(sweep_of(study, runs), effort, folder / RESULTS, pixels, sweep())
 
 
-def _request(study: Study, attention: str, effort: Effort, teacher: Path | None) -> Finetuning:
+def check_study(study: Study, data: ImageData) -> None:
+    """Check what can be known before hours of training.
+
+    Raises:
+        UsageError: There is no softmax to teach the others, a resolution that the model cannot take, two devices alike.
+        UnknownNameError: An unknown model or backend.
+        UnsupportedError: A model that is not supported, a backend that computes on none of the devices.
+        UnavailableError: A backend or a device that is not on this machine.
+    """
+    if study.transfer_epochs and study.attentions[0] != BASELINE:
+        raise UsageError(
+            f"attention transfer needs {BASELINE}, the teacher, before {', '.join(study.attentions)}",
+            f"add {BASELINE} to --attn, or leave --transfer-epochs out",
+        )
+    sweep_of(study, []).check()
+    model = study.model or data.hints.model
+    with torch.device("meta"):  # no memory for weights: only its form is asked for
+        patch = patch_size(create_backbone(model, classes=len(data.classes)))[0]
+    for resolution in study.resolutions:
+        check_resolution(model, resolution, patch)
+
+
+def sweep_of(study: Study, runs: Sequence[Run]) -> Plan:
+    """Return what is measured of the study's runs."""
+    return Plan(tuple(runs), study.resolutions, study.batches, study.precisions, study.backends, study.devices)
+
+
+def request_of(study: Study, attention: str, effort: Effort, teacher: Path | None) -> Finetuning:
+    """Return how a variant is fine-tuned, with the run to learn from in the folder `teacher`."""
     request = Finetuning(
         swaps=parse_mix(attention),
         model=study.model,
@@ -128,8 +152,12 @@ def _request(study: Study, attention: str, effort: Effort, teacher: Path | None)
     return replace(request, weights=AUTO, recipe=recipe, teacher=teacher)
 
 
-def _claim(folder: Path, study: Study) -> None:
-    """Write the study's settings into its folder, or check that they are those already there."""
+def require_same(folder: Path, study: Study) -> None:
+    """Check that the folder holds no study with other settings.
+
+    Raises:
+        UsageError: It does, or what it holds is damaged.
+    """
     path = folder / SETTINGS
     if path.exists():
         try:
@@ -142,8 +170,13 @@ def _claim(folder: Path, study: Study) -> None:
                 f"{folder} holds a study with other settings: {', '.join(changed)}",
                 "choose another --out, or remove the folder",
             )
+
+
+def _claim(folder: Path, study: Study) -> None:
+    """Write the study's settings into its folder, or check that they are those already there."""
+    require_same(folder, study)
     make_folder(folder)
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(study), indent=2) + b"\n")
+    write_atomically(folder / SETTINGS, msgspec.json.format(msgspec.json.encode(study), indent=2) + b"\n")
 
 
 def _known_run(folder: Path) -> Run | None:
@@ -152,19 +185,20 @@ def _known_run(folder: Path) -> Run | None:
     Raises:
         UsageError: Another process trains there.
     """
-    if not folder.exists():
+    run = run_of_use(folder)
+    if run is None and folder.exists():
+        with claimed(folder):
+            shutil.rmtree(folder)
+    return run
+
+
+def run_of_use(folder: Path) -> Run | None:
+    """Return the run in `folder` if it was finished, or left what it takes to go on with it."""
+    if not (folder / RECORD).is_file():
         return None
-    if (folder / RECORD).is_file():
-        try:
-            run = open_run(folder)
-        except CheckpointError:
-            run = None
-        if run is not None and _is_of_use(run):
-            return run
-    with claimed(folder):
-        shutil.rmtree(folder)
-    return None
-
-
-def _is_of_use(run: Run) -> bool:
-    return run.weights.is_file() if run.record.status == "done" else (run.folder / STATE).is_file()
+    try:
+        run = open_run(folder)
+    except CheckpointError:
+        return None
+    needed = run.weights if run.record.status == "done" else run.folder / STATE
+    return run if needed.is_file() else None

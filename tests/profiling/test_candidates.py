@@ -132,3 +132,16 @@ def test_choice_and_relaxations_are_what_trying_every_limit_finds(candidates: li
     if nearest is not None:
         excesses = [max(max(0.0, check.value.value - 1) for check in one.checks if check.value) for one in known]
         assert max(max(0.0, check.value.value - 1) for check in nearest.checks if check.value) == min(excesses)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(CANDIDATES)
+def test_the_nearest_is_what_giving_way_on_all_limits_alike_admits_first(candidates: list[Candidate]) -> None:
+    """Limits are 1, so that a share beyond one and an amount beyond it are the same number."""
+    known = [one for one in candidates if all(check.value is not None for check in one.checks)]
+    steps = [step for step in (0.0, 0.1, 0.5, 1.0) if highest(known, dict.fromkeys(NAMES, 1.0 + step)) is not None]
+    found = nearest_miss(candidates)
+    assert (found is None) == (not steps)
+    if found is not None:
+        assert found.excess == pytest.approx(steps[0])
+        assert found.merit == highest(known, dict.fromkeys(NAMES, 1.0 + steps[0]))
