@@ -55,9 +55,10 @@ class Parity:
 
     `agreement` is the share of images with the same first class; `decisive_agreement` leaves out images whose first two
     classes in PyTorch are closer than the tolerance, where either order is as good (1.0 if none is left). `cosine` is
-    the smallest of the images', `divergence` the mean Kullback-Leibler divergence of the probabilities in nats. Of the
-    images, `correct` are classified right by PyTorch; the artifact has `lost` of these and `gained` others. `flips`
-    lists the clearest of the changed decisions. None, and nothing, where it was not looked at.
+    the smallest of the images', `median_cosine` their median, `divergence` the mean Kullback-Leibler divergence of the
+    probabilities in nats. Of the images, `correct` are classified right by PyTorch; the artifact has `lost` of these
+    and `gained` others. `flips` lists the clearest of the changed decisions. None, and nothing, where it was not
+    looked at.
     """
 
     images: int
@@ -70,6 +71,7 @@ class Parity:
     lost: int | None = None
     gained: int | None = None
     flips: tuple[Flip, ...] = ()
+    median_cosine: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
+import numpy as np
 import onnx
 
 from effvit.export.graph_file import origin_of
@@ -54,6 +55,33 @@ def _scored(softmax: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> str |
     if node is not None and node.op_type in ("Add", "Mul"):
         node = makers.get(node.input[0])
     return node.name if node is not None and node.op_type in PRODUCTS else None
+
+
+def flatten_joined(graph: onnx.ModelProto, names: Collection[str]) -> None:
+    """Let the products called `names` multiply rows where they multiply tokens that a Concat has joined, in place.
+
+    `(batch, tokens, width)` is `(batch * tokens, width)` for them, and back again.
+    """
+    makers = {output: node for node in graph.graph.node for output in node.output}
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.graph.value_info}
+    for node in [node for node in graph.graph.node if node.name in names]:
+        joined, result = node.input[0], node.output[0]
+        if joined not in makers or makers[joined].op_type != "Concat" or len(shapes[joined]) != 3:
+            continue
+        rows = f"{node.name}_rows"
+        before = _reshape(graph, joined, rows, [-1, shapes[joined][2].dim_value])
+        after = _reshape(graph, f"{rows}_out", result, [-1, *(dim.dim_value for dim in shapes[result][1:])])
+        node.input[0], node.output[0] = before.output[0], after.input[0]
+        place = list(graph.graph.node).index(node)
+        graph.graph.node.insert(place + 1, after)
+        graph.graph.node.insert(place, before)
+
+
+def _reshape(graph: onnx.ModelProto, name: str, result: str, shape: list[int]) -> onnx.NodeProto:
+    """Return a node that reshapes the tensor `name`, and add its shape to the constants of `graph`."""
+    constant = onnx.numpy_helper.from_array(np.array(shape), f"{name}_to_{result}")
+    graph.graph.initializer.append(constant)
+    return onnx.helper.make_node("Reshape", [name, constant.name], [result], f"{result}_reshape")
 
 
 def count_products(graph: onnx.ModelProto) -> tuple[int, int]:

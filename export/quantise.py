@@ -21,7 +21,7 @@ from effvit.export.base import Backend, Source
 from effvit.export.blocks import made_in
 from effvit.export.calibration import CalibrationReader, calibration_pixels
 from effvit.export.onnx import INPUT, PINS, check_graph, export_onnx, save_graph
-from effvit.export.quantisable import attention_products, count_products, weight_products
+from effvit.export.quantisable import attention_products, count_products, flatten_joined, weight_products
 from effvit.export.quantisation import Quantisation, Quantised
 from effvit.spec import Precision
 from effvit.storage import storage_errors
@@ -34,19 +34,24 @@ INSTALL = "pip install 'effvit[cpu]' (or 'effvit[gpu]', never both: they share a
 class Form:
     """How a graph is quantised for one kind of runtime: the types, by ONNX Runtime's names, and its options.
 
-    Convolutions are quantised whose input channels, those of a group, are a multiple of `channels`.
+    Convolutions are quantised whose input channels, those of a group, are a multiple of `channels`. If `flat`, products
+    of tokens that were joined are products of rows.
     """
 
     activations: str
     weights: str
     options: Mapping[str, object]
     channels: int = 1
+    flat: bool = False
 
 
 # Unsigned activations and signed weights are what processors multiply. Weights keep all their 8 bits: those without
 # VNNI add pairs of products in 16 bits, which overflow, but ONNX Runtime has an option against that (see ort_cpu).
 # Products are left as they come out: quantised, too, they changed 11 decisions of 1,077 where 4 changed without.
-FOR_CPU = Form("QUInt8", "QInt8", {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]})
+# OpenVINO moves the quantisation of joined tokens in front of the Concat, once for each of its inputs, and then cannot
+# make one tensor of their zero points: "Input shape dimension equal 50 cannot be broadcasted" (2026.4). A product of
+# rows keeps it where it is.
+FOR_CPU = Form("QUInt8", "QInt8", {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}, flat=True)
 
 
 def export_for_cpu(source: Source, path: Path, backend: Backend) -> Path:
@@ -105,6 +110,8 @@ def quantise(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     _fold_constants(graph)
+    if form.flat:
+        flatten_joined(graph, weight_products(graph))
     chosen = weight_products(graph, form.channels) + (attention_products(graph) if asked.attention else [])
     if pins:
         pinned = {node.name for node in graph.graph.node if made_in(node, pins)}

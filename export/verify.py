@@ -64,6 +64,7 @@ def compare(reference: Logits, logits: Logits, precision: Precision, truth: Trut
         lost=None if counts is None else counts[0],
         gained=None if counts is None else counts[1],
         flips=flips(reference, logits, names, None if truth is None else truth.labels),
+        median_cosine=float(np.median(cosines)),
     )
 
 
@@ -80,10 +81,15 @@ def check(parity: Parity, reference: Logits, artifact: Artifact) -> None:
         _check_decisions(parity, artifact)
         return
     tolerance = _tolerance(reference, artifact.precision)
+    least = LEAST_COSINE[artifact.precision]
     # Written so that a NaN fails.
-    close = parity.cosine >= LEAST_COSINE[artifact.precision]
     if artifact.precision is Precision.FP32:
-        close = close and parity.max_abs <= tolerance
+        close = parity.cosine >= least and parity.max_abs <= tolerance
+    else:
+        # The direction of most images, and no garbage: where a mechanism chooses, as token merging does, the logits of
+        # an image with a near tie jump, by whatever rounding. Of a trained tome, those of 1 digit of 359 did, to 0.974.
+        typical = parity.cosine if parity.median_cosine is None else parity.median_cosine
+        close = typical >= least and parity.cosine >= LEAST_COSINE[Precision.INT8]
     if close and parity.decisive_agreement >= LEAST_AGREEMENT:
         return
     raise MismatchError(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from effvit.environment import package_version
-from effvit.errors import ExportError, UnsupportedError, first_line
+from effvit.errors import ExportError, UnsupportedError
 from effvit.export.base import Artifact, Backend, Images, Logits, Session, Source
 from effvit.export.pieces import FixedBatchSession
 from effvit.export.quantisation import Quantised
@@ -107,7 +107,7 @@ def open_session(artifact: Artifact, threads: int) -> Session:
 
     Raises:
         UnsupportedError: The CPU has no instructions for the artifact's precision.
-        ExportError: OpenVINO refuses the file.
+        ExportError: OpenVINO refuses the file, or, when a batch is bound, to compile it.
     """
     import openvino
 
@@ -120,18 +120,30 @@ def open_session(artifact: Artifact, threads: int) -> Session:
         model = core.read_model(artifact.path)
     except RuntimeError as error:
         raise ExportError(
-            "open", f"OpenVINO cannot load {artifact.path}: {first_line(error)}", "export the artifact again"
+            "open", f"OpenVINO cannot load {artifact.path}: {_reason(error)}", "export the artifact again"
         ) from error
 
     def compiled_for(images: Images) -> Session:
         model.reshape(list(images.shape))
-        session = OpenvinoSession(
-            core.compile_model(model, DEVICE, _config(artifact.precision, threads)), artifact.quantised
-        )
+        try:
+            compiled = core.compile_model(model, DEVICE, _config(artifact.precision, threads))
+        except RuntimeError as error:
+            raise ExportError(
+                "open",
+                f"OpenVINO cannot compile {artifact.path}: {_reason(error)}",
+                "run it with --backend ort-cpu, or in fp32",
+            ) from error
+        session = OpenvinoSession(compiled, artifact.quantised)
         session.bind(images)
         return session
 
     return FixedBatchSession(compiled_for)
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return what OpenVINO says, without where among its own sources it says so."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
+    return lines[0] if lines else type(error).__name__
 
 
 def _config(precision: Precision, threads: int) -> dict[str, str | int | bool]:

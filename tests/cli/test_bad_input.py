@@ -142,6 +142,9 @@ def test_runs_that_are_none(effvit: Effvit, runs: Path) -> None:
         (["evaluate", "lin", "--precision", "fp15"], 2, ["no precision named 'fp15'", "fp16"]),
         (["evaluate", "lin", "--precision", "fp32,fp16"], 2, ["one precision at a time"]),
         (["evaluate", "lin", "--precision", "int8"], 2, ["torch does not run int8"]),
+        (["evaluate", "lin", "--precision", "bf16", "--backend", "ort-cpu"], 2, ["ort-cpu does not run bf16", "fp16"]),
+        (["evaluate", "lin", "--precision", "fp16", "--backend", "openvino"], 2, ["openvino does not run fp16"]),
+        (["export", "lin", "--onnx", "fp8"], 3, ["ort-cpu does not run fp8", "fp16, fp32, int8"]),
         (["evaluate", "lin", "--backend", "tort"], 2, ["no backend named 'tort'", "torch"]),
         (["evaluate", "lin", "--res", "33"], 2, ["33 px"]),
         (["export", "lin", "--onnx", "int8"], 2, ["int8 needs 16 training images", "more images"]),
@@ -199,6 +202,24 @@ def test_images_that_are_not_those_of_the_training(effvit: Effvit, trained: Path
     profiled = effvit("profile", "lin", "--backend", "ort-cpu", "--batch", "1", "--threads", "1")
     assert profiled.code == answer.code
     assert "Traceback" not in profiled.err
+
+
+@pytest.mark.parametrize("left", ["nothing", "one class"])
+def test_int8_whose_training_images_are_gone_leaves_nothing_behind(
+    effvit: Effvit, trained: Path, runs: Path, tmp_path: Path, left: str
+) -> None:
+    pictures = Path(shutil.copytree(trained / "pictures", tmp_path / "pictures"))
+    record = runs / "lin" / "run.json"
+    content = json.loads(record.read_text())
+    content["data"]["name"] = str(pictures)
+    record.write_text(json.dumps(content))
+    for folder in pictures.rglob("cat" if left == "one class" else "*"):
+        if folder.is_dir():
+            for picture in folder.glob("*.png"):
+                picture.unlink()
+    before = digest(runs)
+    refused(effvit("export", "lin", "--onnx", "int8"), 2, str(pictures))
+    assert digest(runs) == before
 
 
 def test_weights_that_are_truncated_or_exchanged(effvit: Effvit, runs: Path) -> None:

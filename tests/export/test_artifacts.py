@@ -240,6 +240,19 @@ def test_a_graph_that_a_runtime_cannot_load_is_one_sentence(run: Run, pixels: Pa
         backend.open(replace(artifact, path=str(torn)), 1)
 
 
+def test_a_graph_that_openvino_cannot_compile_is_one_sentence(
+    run: Run, pixels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("Exception from src/core.cpp:117:\nException from src/plugin.cpp:54:\nno such layer\n\n")
+
+    backend = pick_backend("openvino")
+    session = backend.open(verified_artifact(source(run), backend, pixels, threads=1), 1)
+    monkeypatch.setattr("openvino.Core.compile_model", refuse)
+    with pytest.raises(ExportError, match=r"OpenVINO cannot compile .*\.onnx: no such layer$"):
+        session.bind(normalise(np.load(pixels), run.record.preprocessing))
+
+
 def test_the_bf16_artifact_of_openvino_is_its_fp32_graph(run: Run, pixels: Path) -> None:
     backend = pick_backend("openvino")
     graph = verified_artifact(source(run), backend, pixels, threads=1)

@@ -8,10 +8,12 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import graphs
 import numpy as np
 import onnx
 import pytest
 import torch
+from artifacts import ARTIFACT
 from onnx import TensorProto, numpy_helper
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -27,31 +29,16 @@ from effvit.export.calibration import CalibrationReader, calibration_pixels
 from effvit.export.quantisation import Quantisation, Quantised
 from effvit.export.quantise import FOR_CPU, quantise
 from effvit.export.settings import RuntimeSettings
-from effvit.finetune import Finetuning, finetune
 from effvit.images import evaluation_pixels, labels_of
 from effvit.preprocessing import normalise
 from effvit.run import Run, with_weights
-from effvit.spec import Precision, Swap
+from effvit.spec import Precision
 from effvit.surgery import attention_variants
 
 PX = 32
 FEW = Quantisation(images=64)
 # The runtimes that int8 is for, of those that are here.
 HERE = [name for name in ("ort-cpu", "openvino") if pick_backend(name).unavailable() is None]
-
-
-def train(root: Path, attention: str) -> Run:
-    """Return a run that was fine-tuned on the digits."""
-    request = Finetuning(
-        (Swap(attention),),
-        model="test_vit",
-        weights="none",
-        resolution=(PX, PX),
-        recipe={"epochs": 12},
-        threads=1,
-        workers=0,
-    )
-    return finetune(request, load_data("digits"), out=root, name=attention)
 
 
 def fit(root: Path, attention: str) -> Run:
@@ -282,6 +269,41 @@ def test_layers_that_share_a_weight_and_a_bias_keep_their_results(run: Run, tmp_
     assert np.sqrt(np.mean((out - expected) ** 2)) < 0.1 * expected.std()
 
 
+@pytest.mark.parametrize("name", HERE)
+def test_a_layer_of_joined_tokens_runs_in_every_runtime(run: Run, tmp_path: Path, name: str) -> None:
+    """OpenVINO stumbles over zero points that it has moved in front of a Concat."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((48, 5), np.float32) / 7
+    constants = {"weight": weight, "shape": np.array([0, 4, 48]), "first": np.array([1, 3]), "flat": np.array([0, 20])}
+    nodes = [
+        onnx.helper.make_node("Reshape", ["images", "shape"], ["tokens"], "tokens"),
+        onnx.helper.make_node("Split", ["tokens", "first"], ["prefix", "patches"], "split", axis=1),
+        onnx.helper.make_node("Exp", ["patches"], ["changed"], "change"),
+        onnx.helper.make_node("Concat", ["prefix", "changed"], ["joined"], "join", axis=1),
+        linear("layer", "joined", "weight"),
+        onnx.helper.make_node("Reshape", ["layer_out", "flat"], ["logits"], "flatten"),
+    ]
+    made = graphs.model(
+        nodes, [numpy_helper.from_array(value, key) for key, value in constants.items()], logits=("batch", 20)
+    )
+    pixels = rng.integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
+    reader = CalibrationReader(pixels, run.record.preprocessing, "images")
+    small = quantise(onnx.shape_inference.infer_shapes(made), reader, FEW, FOR_CPU, tmp_path)
+    onnx.checker.check_model(small, full_check=True)
+    artifact = replace(
+        ARTIFACT,
+        path=str(graphs.write(tmp_path / "small.onnx", small)),
+        precision=Precision.INT8,
+        quantised=Quantised(FEW, 16, 1, 1),
+    )
+    images = normalise(pixels, run.record.preprocessing)
+    tokens = images.reshape(16, 4, 48)
+    expected = np.concatenate([tokens[:, :1], np.exp(tokens[:, 1:])], axis=1) @ weight
+    out = predict(pick_backend(name).open(artifact, 1), images, 16).reshape(expected.shape)
+    # A layer of 8 bits: some 30 dB below the signal, so no more than a tenth of its deviation.
+    assert np.sqrt(np.mean((out - expected) ** 2)) < 0.1 * expected.std()
+
+
 def test_too_few_training_images_leave_nothing_behind(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data("digits")
     monkeypatch.setattr("effvit.run.load_data", lambda *_, **__: replace(data, train=data.train[:15]))
@@ -307,22 +329,6 @@ def test_without_the_quantiser_there_is_no_int8(run: Run, monkeypatch: pytest.Mo
 def test_settings_that_cannot_be(field: str, value: int) -> None:
     with pytest.raises(UsageError, match=str(value)):
         replace(FEW, **{field: value})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("attention", list(attention_variants()))
-def test_every_variant_decides_in_int8_as_in_fp32(tmp_path: Path, attention: str) -> None:
-    run = train(tmp_path, attention)
-    pixels = held_out(run, tmp_path)
-    images = normalise(np.load(pixels), run.record.preprocessing)
-    for name in HERE:
-        backend = pick_backend(name)
-        exact, small = (
-            verified_artifact(Source(run, PX, PX, precision), backend, pixels, threads=1)
-            for precision in (Precision.FP32, Precision.INT8)
-        )
-        classes = [predict(backend.open(one, 1), images, 60).argmax(axis=1) for one in (exact, small)]
-        assert np.mean(classes[0] == classes[1]) >= 0.97
 
 
 @pytest.mark.slow
