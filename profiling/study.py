@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from effvit.backbone import check_resolution, create_backbone, patch_size
+from effvit.backbone import create_backbone, patch_size
 from effvit.claim import claimed
 from effvit.data.base import ImageData
 from effvit.errors import CheckpointError, UsageError
@@ -25,7 +25,7 @@ from effvit.profiling.sweep import Listener as SweepListener
 from effvit.profiling.sweep import run_sweep
 from effvit.resume import resume
 from effvit.run import RECORD, Run, open_run
-from effvit.spec import BASELINE, Precision, file_name
+from effvit.spec import BASELINE, Precision, check_resolution, file_name
 from effvit.state import STATE
 from effvit.storage import make_folder, write_atomically
 from effvit.weights import AUTO
