@@ -1,83 +1,106 @@
 """int8 beside fp32 on the CPU: `python tests/benchmarks/int8.py --help`.
 
-Sweeps as `effvit profile` runs them. Latency is that of models with random weights at sizes that are worth quantising;
-accuracy, through the runtime, that of small models that are trained on the digits first, a minute or two a variant, or
-of the runs that --runs names.
+Accuracy, through the runtime, is that of small models that are trained on the digits first; latency that of a model
+with random weights at a size that is worth quantising, since time does not depend on what weights are. `--prepare`
+trains, exports and counts, at any time; without it, what is left to do is timing, which wants the machine for itself.
+Stopped and started again with the same folder, it goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 from command import kept, run_command
 from results import markdown_of, read_report, write_report
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from trained_runs import trained_run
 from untrained_runs import make_run
 
-from effvit.accuracy import Accuracy, top1
-from effvit.cli.options import names_from_text, resolutions_from_text
-from effvit.cli.output import progress_bars, say
-from effvit.cli.sweeping import SweepDisplay
+from effvit.cli.options import names_from_text
+from effvit.cli.output import say
 from effvit.data.base import load_data
-from effvit.environment import Environment, capture_environment, usable_cores
-from effvit.finetune import Finetuning, finetune
-from effvit.mix import parse_mix
+from effvit.environment import Environment, capture_environment, package_version, usable_cores
+from effvit.errors import EffvitError
+from effvit.export.base import Artifact, Parity, Source, pick_backend, predict
+from effvit.export.cache import make, reference_logits
+from effvit.export.decisions import Truth, change_of
+from effvit.export.quantisation import DEFAULT_QUANTISATION, LEAST_IMAGES, Quantisation
+from effvit.export.verify import compare
+from effvit.images import evaluation_pixels, labels_of
+from effvit.preprocessing import normalise
+from effvit.profiling.isolate import CellFailure, IsolatedWorker
 from effvit.profiling.pixels import PixelStore
-from effvit.profiling.plan import Effort, Plan
-from effvit.profiling.records import Evidence, Outcome
+from effvit.profiling.records import Samples
 from effvit.profiling.report import quantities
-from effvit.profiling.report.rows import Row, make_rows
-from effvit.profiling.stats import Estimate
-from effvit.profiling.sweep import run_sweep
-from effvit.run import RECORD, Run, find_runs, newest_run, open_run
+from effvit.profiling.stats import Estimate, agreement_of, median_s, speedup
+from effvit.profiling.timer import CLOCK
+from effvit.run import RECORD, Run, open_run
 from effvit.spec import Precision
+from effvit.storage import make_folder, write_atomically
 from effvit.surgery import attention_variants, pick_variant
 
-SCHEMA = "effvit.int8-benchmark/1"
-PRECISIONS = (Precision.FP32, Precision.INT8)
-TIMED_PX, TRAINED_PX = 224, 64
+SCHEMA = "effvit.int8-benchmark/2"
 WIDTH_WITHOUT_TERMINAL = 160
+BATCH, WARMUP_S, TIMEOUT_S = 60, 0.2, 600.0
+# Weights that are random need no good ranges. Graphs for processors are the same whichever runtime they are made for.
+FEW, MAKER = Quantisation(LEAST_IMAGES), "ort-cpu"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One model with one attention through one runtime at one resolution, in fp32 and in int8.
+class Counted:
+    """What int8 does to the decisions of a trained model in one runtime; `exact_right` of its images fp32 has right.
 
-    `latency_s` are medians; `speedup` is fp32 over int8, not paired by rounds: its interval divides the ends of both.
-    `top1` are shares of the same `images`, `agreement` the share of the verifying images that int8 puts into the class
-    that PyTorch does. All of these are (fp32, int8), None where the weights are random or a cell was not measured.
+    `parity` is to PyTorch in fp32, None where the runtime refuses, for the `reason`.
     """
 
-    backbone: str
     attention: str
     backend: str
-    px: int
-    statuses: tuple[str, str]
-    reasons: tuple[str, str]
-    latency_s: tuple[Estimate | None, Estimate | None]
+    exact_right: int
+    parity: Parity | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One attention in one runtime, batch 1; `speedup` is fp32 over int8, paired by rounds.
+
+    `exact` and `small` are the samples of both, None where the runtime refuses, for the `reason`.
+    """
+
+    attention: str
+    backend: str
+    exact: Samples | None
+    small: Samples | None
     speedup: Estimate | None
-    size_bytes: tuple[int | None, int | None]
-    images: int
-    top1: tuple[float | None, float | None]
-    agreement: float | None
+    sizes_bytes: tuple[int, int]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the JSON file holds; `outcomes` are the raw samples."""
+    """What the JSON file holds; `model` at `px` is what was timed, with random weights."""
 
     command: str
     environment: Environment
-    effort: Effort
-    results: tuple[Result, ...]
-    outcomes: tuple[Outcome, ...]
+    versions: tuple[tuple[str, str | None], ...]
+    model: str
+    px: int
+    rounds: int
+    seconds: float
+    counted: tuple[Counted, ...]
+    timed: tuple[Timed, ...]
     schema: str = SCHEMA
 
 
@@ -85,172 +108,150 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Time int8 beside fp32 on the CPU, and count what it classifies right."
     )
-    parser.add_argument("--models", default="vit_tiny_patch16_224,vit_small_patch16_224", help="timm models to time")
+    parser.add_argument("--model", default="vit_tiny_patch16_224", help="timm model to time")
     parser.add_argument("--attn", default=",".join(attention_variants()), help="variants")
     parser.add_argument("--backend", default="ort-cpu,openvino", help="runtimes")
-    parser.add_argument("--res", default="224,384", help="sides of square images in px")
-    parser.add_argument("--runs", type=Path, help="count on the newest run of each variant here [default: train some]")
-    parser.add_argument("--epochs", type=int, default=15, help="epochs of the models that are trained here")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds a cell, at least")
-    parser.add_argument("--seconds-per-cell", type=float, default=5.0, help="timed seconds a cell, at least")
+    parser.add_argument("--res", type=int, default=224, help="side of the square images in px")
+    parser.add_argument("--rounds", type=int, default=8, help="interleaved rounds")
+    parser.add_argument("--seconds", type=float, default=0.8, help="timed seconds a round, of each")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="CPU threads")
     parser.add_argument(
-        "--folder", type=Path, help="keep models and samples here; started again, it goes on from there"
+        "--folder", type=Path, help="keep models and results here; started again, it goes on from there"
     )
+    parser.add_argument("--prepare", action="store_true", help="train, export and count only; time nothing")
     parser.add_argument("--out", type=Path, help="write everything to this JSON file")
     parser.add_argument("--show", type=Path, help="measure nothing: show this JSON file")
-    parser.add_argument("--markdown", action="store_true", help="print tables as Markdown to stdout")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown to stdout")
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.show is not None:
-        _show(read_report(arguments.show, Report).results, markdown=arguments.markdown)
+        _show(read_report(arguments.show, Report), markdown=arguments.markdown)
         return
-    attentions = names_from_text(arguments.attn)
-    for name in attentions:
-        pick_variant(name)
-    effort = _effort(arguments)
+    attentions, backends = names_from_text(arguments.attn), names_from_text(arguments.backend)
+    for attention in attentions:
+        pick_variant(attention)
+    for backend in backends:
+        pick_backend(backend).require(Precision.INT8)
+    cells = [(attention, backend) for attention in attentions for backend in backends]
     with kept(arguments.folder) as folder:
-        outcomes = []
-        for model in names_from_text(arguments.models):
-            runs = [_untrained(folder / "random", model, name) for name in attentions]
-            outcomes += _sweep(runs, arguments, _timing(effort), folder / "results.jsonl")
-        trained = [_trained(arguments, folder / "trained", name) for name in attentions]
-        counted = _sweep(trained, arguments, effort, folder / "results.jsonl")
-    results = [*_results(outcomes, counted=False), *_results(counted, counted=True)]
-    _show(results, markdown=arguments.markdown)
-    if arguments.out is not None:
-        report = Report(
-            command=shlex.join(["python", *sys.argv]),
-            environment=capture_environment(effort.threads),
-            effort=effort,
-            results=tuple(results),
-            outcomes=(*outcomes, *counted),
+        counted = [_once(folder, "counted", cell, Counted, lambda cell=cell: _count(folder, *cell)) for cell in cells]
+        runs = {name: _untrained(folder, arguments.model, name, arguments.res) for name in attentions}
+        for run in runs.values():
+            _graphs(folder, run, arguments.res, FEW)
+        if arguments.prepare:
+            say(f"prepared: {len(cells)} pairs of graphs, in {folder}")
+            return
+        # The name says what was measured how: other settings are other results.
+        kind = (
+            f"timed-{arguments.model}-{arguments.res}px-{arguments.threads}-{arguments.rounds}x{arguments.seconds:g}s"
         )
+        timed = [
+            _once(folder, kind, cell, Timed, lambda cell=cell: _time(folder, arguments, cell, runs[cell[0]]))
+            for cell in cells
+        ]
+    report = Report(
+        command=shlex.join(["python", *sys.argv]),
+        environment=capture_environment(arguments.threads),
+        versions=tuple((name, package_version(name)) for name in ("onnxruntime", "openvino", "torch", "timm")),
+        model=arguments.model,
+        px=arguments.res,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        counted=tuple(counted),
+        timed=tuple(timed),
+    )
+    _show(report, markdown=arguments.markdown)
+    if arguments.out is not None:
         write_report(arguments.out, report)
 
 
-def _effort(arguments: argparse.Namespace) -> Effort:
-    """Return how long to measure; accuracy is counted on all held-out images."""
-    return Effort(
-        threads=arguments.threads,
-        rounds=arguments.rounds,
-        samples=3 * arguments.rounds,
-        least_s=arguments.seconds_per_cell,
-        most_s=max(20 * arguments.seconds_per_cell, 1.0),
-        timeout_s=3600.0,
-        eval_images=0,
-        verify_images=256,
+def _once(folder: Path, kind: str, cell: tuple[str, ...], result: type[T], measure: Callable[[], T]) -> T:
+    """Return what was measured earlier of a cell, or measure it and keep it."""
+    path = folder / "results" / f"{kind}-{'-'.join(cell)}.json"
+    if path.is_file():
+        return read_report(path, result)
+    say(f"{kind}: {', '.join(cell)}")
+    measured = measure()
+    make_folder(path.parent)
+    write_atomically(path, msgspec.json.encode(measured))
+    return measured
+
+
+def _count(folder: Path, attention: str, backend_name: str) -> Counted:
+    """Classify all held-out digits in int8, through the runtime."""
+    run, backend = trained_run(folder / "trained", attention), pick_backend(backend_name)
+    height, width = run.record.spec.trained
+    held_out = load_data("digits").val
+    labels = labels_of(held_out)
+    pixels = evaluation_pixels(held_out, run.record.preprocessing, height, width)
+    images = normalise(pixels, run.record.preprocessing)
+    exact, small = _graphs(folder, run, height, DEFAULT_QUANTISATION)
+    right = 0
+    try:
+        right = int((predict(backend.open(exact, 1), images, BATCH).argmax(axis=1) == labels).sum())
+        logits = predict(backend.open(small, 1), images, BATCH)
+    except EffvitError as error:
+        return Counted(attention, backend_name, right, None, error.message)
+    truth = Truth(tuple(labels.tolist()), tuple(f"digit {index}" for index in range(len(labels))))
+    reference = reference_logits(Source(run, height, width, Precision.FP32), pixels)
+    return Counted(attention, backend_name, right, compare(reference, logits, Precision.INT8, truth))
+
+
+def _untrained(folder: Path, model: str, attention: str, px: int) -> Run:
+    name = f"{model}-{attention}-{px}px"
+    if (folder / "random" / name / RECORD).is_file():
+        return open_run(folder / "random" / name)
+    return make_run(folder / "random", attention, name=name, backbone=model, px=px)
+
+
+def _graphs(folder: Path, run: Run, px: int, quantisation: Quantisation) -> tuple[Artifact, Artifact]:
+    """Return the graphs of a run in fp32 and int8, made now unless they were before; all runtimes take the same."""
+    maker = pick_backend(MAKER)
+    exact, small = (Source(run, px, px, precision, quantisation) for precision in (Precision.FP32, Precision.INT8))
+    return (
+        _once(folder, "fp32", (run.name,), Artifact, lambda: make(exact, maker)),
+        _once(folder, "int8", (run.name,), Artifact, lambda: make(small, maker)),
     )
 
 
-def _timing(effort: Effort) -> Effort:
-    """Return the effort for random weights, whose accuracy says nothing."""
-    return replace(effort, eval_images=1, verify_images=1)
+def _time(folder: Path, arguments: argparse.Namespace, cell: tuple[str, str], run: Run) -> Timed:
+    """Time fp32 and int8 in turns of random order, each in a worker that stays open."""
+    artifacts = _graphs(folder, run, arguments.res, FEW)
+    attention, backend = cell
+    sizes = artifacts[0].size_bytes, artifacts[1].size_bytes
+    seconds: list[list[tuple[float, ...]]] = [[], []]
+    order = random.Random()
+    try:
+        with PixelStore() as pixels, ExitStack() as stack:
+            images = pixels.get(run, arguments.res, arguments.res, LEAST_IMAGES).path
+            workers = [stack.enter_context(IsolatedWorker(timeout_s=TIMEOUT_S)) for _ in artifacts]
+            for worker, artifact in zip(workers, artifacts, strict=True):
+                worker.open(backend, artifact, 1, arguments.threads, images)
+            for _ in range(arguments.rounds):
+                for place in order.sample(range(2), 2):
+                    turn = workers[place].round(1, arguments.seconds, 4 * arguments.seconds, WARMUP_S)
+                    seconds[place].append(turn.seconds)
+    except CellFailure as failure:
+        return Timed(attention, backend, None, None, None, sizes, failure.reason)
+    exact, small = map(_samples, seconds)
+    return Timed(attention, backend, exact, small, speedup(exact, small), sizes)
 
 
-def _untrained(folder: Path, model: str, attention: str) -> Run:
-    name = f"{model}-{attention}"
-    if (folder / name / RECORD).is_file():
-        return open_run(folder / name)
-    return make_run(folder, attention, name=name, backbone=model, px=TIMED_PX)
-
-
-def _trained(arguments: argparse.Namespace, folder: Path, attention: str) -> Run:
-    """Return the newest run of a variant, trained here where none is named."""
-    if arguments.runs is not None:
-        return newest_run(arguments.runs, attention)
-    for run in find_runs(folder):
-        if run.record.spec.attention == attention and run.record.status == "done":
-            return run
-    say(f"training {attention} on the digits")
-    request = Finetuning(
-        parse_mix(attention),
-        model="test_vit",
-        weights="none",
-        resolution=(TRAINED_PX, TRAINED_PX),
-        recipe={"epochs": arguments.epochs},
-        threads=arguments.threads,
-        workers=0,
-    )
-    return finetune(request, load_data("digits"), out=folder)
-
-
-def _sweep(runs: Sequence[Run], arguments: argparse.Namespace, effort: Effort, path: Path) -> list[Outcome]:
-    """Measure the runs beside each other, in one precision after the other."""
-    plan = Plan(
-        tuple(runs),
-        tuple(resolutions_from_text(arguments.res)),
-        (1,),
-        PRECISIONS,
-        tuple(names_from_text(arguments.backend)),
-    )
-    plan.check()
-    with progress_bars() as progress, PixelStore() as pixels:
-        shown = SweepDisplay(progress)
-        outcomes = run_sweep(plan, effort, path, pixels, shown)
-        shown.close()
-    return outcomes
-
-
-def _results(outcomes: Sequence[Outcome], *, counted: bool) -> Iterator[Result]:
-    """Yield the cells in pairs; `counted` says whether their accuracy means something."""
-    rows = {row.outcome.cell: row for row in make_rows(outcomes)}
-    for cell, row in rows.items():
-        if cell.precision is Precision.FP32:
-            yield _result(row, rows[replace(cell, precision=Precision.INT8)], counted=counted)
-
-
-def _result(exact: Row, small: Row, *, counted: bool) -> Result:
-    cell, both = exact.outcome.cell, (exact, small)
-    evidences = [row.outcome.evidence for row in both]
-    accuracies = [None if one is None or not counted else one.accuracy for one in evidences]
-    parity = evidences[1].parity if counted and evidences[1] is not None else None
-    return Result(
-        backbone=cell.model.backbone,
-        attention=cell.model.attention,
-        backend=cell.backend,
-        px=cell.workload.height,
-        statuses=(exact.outcome.status, small.outcome.status),
-        reasons=(exact.outcome.reason, small.outcome.reason),
-        latency_s=(_latency(exact), _latency(small)),
-        speedup=_ratio(_latency(exact), _latency(small)),
-        size_bytes=(_size(evidences[0]), _size(evidences[1])),
-        images=next((one.images for one in accuracies if one is not None), 0),
-        top1=(_share(accuracies[0]), _share(accuracies[1])),
-        agreement=None if parity is None else parity.agreement,
+def _samples(rounds: Sequence[Sequence[float]]) -> Samples:
+    return Samples(
+        seconds=tuple(second for seconds in rounds for second in seconds),
+        rounds=tuple(number for number, seconds in enumerate(rounds) for _ in seconds),
+        warmup=0,
+        clock=CLOCK,
+        stopped="",
     )
 
 
-def _latency(row: Row) -> Estimate | None:
-    reading = row.reading("latency_s.p50")
-    return None if reading.value is None else Estimate(reading.value, reading.low, reading.high)
-
-
-def _ratio(above: Estimate | None, below: Estimate | None) -> Estimate | None:
-    if above is None or below is None:
-        return None
-    if above.low is None or above.high is None or below.low is None or below.high is None:
-        return Estimate(above.value / below.value)
-    return Estimate(above.value / below.value, above.low / below.high, above.high / below.low)
-
-
-def _size(evidence: Evidence | None) -> int | None:
-    return None if evidence is None else evidence.artifact.size_bytes
-
-
-def _share(accuracy: Accuracy | None) -> float | None:
-    return None if accuracy is None else top1(accuracy)
-
-
-def _show(results: Sequence[Result], *, markdown: bool) -> None:
-    """Print one table a model and runtime to stderr, or as Markdown to stdout."""
-    groups = dict.fromkeys((result.backbone, result.backend, result.px) for result in results)
-    tables = [
-        _table(f"{model}, {backend}, {px} px, batch 1", [one for one in results if _group(one) == (model, backend, px)])
-        for model, backend, px in groups
-    ]
+def _show(report: Report, *, markdown: bool) -> None:
+    """Print one table a runtime to stderr, or as Markdown to stdout."""
+    tables = [_table(report, backend) for backend in dict.fromkeys(one.backend for one in report.timed)]
     if markdown:
         print("\n".join(map(markdown_of, tables)))
         return
@@ -259,41 +260,51 @@ def _show(results: Sequence[Result], *, markdown: bool) -> None:
         console.width = WIDTH_WITHOUT_TERMINAL
     for table in tables:
         console.print(table)
-    for result in results:
-        for precision, status, reason in zip(PRECISIONS, result.statuses, result.reasons, strict=True):
-            if reason:
-                cell = f"{result.backbone}, {result.attention}, {result.backend}, {result.px} px, {precision}"
-                console.print(f"{status}: {cell}: {reason}")
-    console.print("fp32 and int8 are measured one after the other, so a ratio is of medians that share no rounds")
 
 
-def _group(result: Result) -> tuple[str, str, int]:
-    return result.backbone, result.backend, result.px
-
-
-def _table(title: str, results: Sequence[Result]) -> Table:
-    table = Table(title=title, box=SIMPLE_HEAD)
+def _table(report: Report, backend: str) -> Table:
+    version = dict(report.versions).get({"ort-cpu": "onnxruntime"}.get(backend, backend))
+    machine = report.environment
+    table = Table(
+        title=f"{backend} {version}, {report.model}, {report.px} px, batch 1, {machine.cpu}, {machine.threads} threads",
+        box=SIMPLE_HEAD,
+    )
     table.add_column("attention")
-    for head in ("fp32", "int8", "speed-up", "top-1 fp32", "top-1 int8", "images", "same top-1"):
+    for head in ("fp32", "int8", "speed-up (95 %)", "size", "top-1 fp32", "top-1 int8", "change (95 %)", "p"):
         table.add_column(head, justify="right")
-    for one in results:
-        table.add_row(
-            one.attention,
-            *(_seconds(latency) for latency in one.latency_s),
-            quantities.ABSENT if one.speedup is None else f"{one.speedup.value:.2f}x",
-            *(_percent(share) for share in one.top1),
-            str(one.images or quantities.ABSENT),
-            _percent(one.agreement),
-        )
+    table.add_column("same top-1 (95 %)", justify="right")
+    counted = {one.attention: one for one in report.counted if one.backend == backend}
+    for one in report.timed:
+        if one.backend == backend:
+            table.add_row(one.attention, *_latencies(one), *_decisions(counted[one.attention]))
     return table
 
 
-def _seconds(latency: Estimate | None) -> str:
-    return quantities.ABSENT if latency is None else quantities.si(latency.value, "s", latency.low, latency.high)
+def _latencies(one: Timed) -> tuple[str, ...]:
+    small, exact = one.sizes_bytes[1], one.sizes_bytes[0]
+    if one.exact is None or one.small is None or one.speedup is None:
+        return (one.reason, *[quantities.ABSENT] * 2, f"{small / exact:.0%}")
+    medians = (f"{1e3 * median_s(samples):.2f} ms" for samples in (one.exact, one.small))
+    return (*medians, f"{one.speedup.value:.2f}x{_between(one.speedup.low, one.speedup.high)}", f"{small / exact:.0%}")
 
 
-def _percent(share: float | None) -> str:
-    return quantities.ABSENT if share is None else f"{share:.1%}"
+def _decisions(one: Counted) -> tuple[str, ...]:
+    if one.parity is None or one.parity.lost is None or one.parity.gained is None or one.parity.correct is None:
+        return (one.reason, *[quantities.ABSENT] * 4)
+    images, changed, agreement = one.parity.images, change_of(one.parity), agreement_of(one.parity)
+    assert changed is not None  # labels were looked at
+    right = one.parity.correct - one.parity.lost + one.parity.gained
+    return (
+        f"{one.exact_right / images:.1%}",
+        f"{right / images:.1%}",
+        f"{100 * changed.value:+.2f} ({100 * changed.low:+.2f} to {100 * changed.high:+.2f})",
+        f"{changed.p:.2g}",
+        f"{agreement.value:.1%}{_between(agreement.low, agreement.high, '.1%')}",
+    )
+
+
+def _between(low: float | None, high: float | None, form: str = ".2f") -> str:
+    return "" if low is None or high is None else f" ({low:{form}} to {high:{form}})"
 
 
 if __name__ == "__main__":

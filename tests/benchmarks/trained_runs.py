@@ -1,0 +1,1 @@
+../trained_runs.py
