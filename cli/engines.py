@@ -9,7 +9,7 @@ import typer
 
 from effvit.cli.options import bytes_from_text
 from effvit.errors import UsageError
-from effvit.export.engine_options import DEFAULT_ENGINE, LEVELS, EngineOptions
+from effvit.export.engine_options import DEFAULT_ENGINE, EngineOptions
 
 BATCH_EXAMPLE = "write --batch SMALLEST:TUNED:LARGEST, such as 1:8:64, or --batch 8 for that batch alone"
 
@@ -22,9 +22,7 @@ WorkspaceOption = Annotated[
 ]
 LevelOption = Annotated[
     int,
-    typer.Option(
-        "--optimisation-level", metavar="0-5", min=LEVELS[0], max=LEVELS[-1], help="how long engines look for kernels"
-    ),
+    typer.Option("--optimisation-level", metavar="0-5", help="how long engines look for kernels"),
 ]
 AttentionOperatorOption = Annotated[
     bool,
@@ -48,7 +46,7 @@ def engine_options(
     """Return the options as they were written.
 
     Raises:
-        UsageError: A batch or a size that is none, or batches out of order.
+        UsageError: A batch or a size that is none, batches out of order, or a level that there is not.
     """
     return EngineOptions(
         batches=batches_from_text(batch),

@@ -64,7 +64,7 @@ def test_an_engine_is_exported_with_its_census_or_refused_for_its_types(
         (("--batch", "two"), "'two' is not a batch"),
         (("--batch", "1:8"), "'1:8' is not a range of batches"),
         (("--workspace", "4"), "'4' is not a size of memory"),
-        (("--optimisation-level", "6"), "--optimisation-level must be less than or equal to 5"),
+        (("--optimisation-level", "6"), "there is no optimisation level 6"),
     ],
 )
 def test_options_that_cannot_be_are_exit_2(effvit: Effvit, arguments: tuple[str, ...], words: str) -> None:
