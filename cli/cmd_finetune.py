@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -135,6 +135,14 @@ def finetune(
     save_minutes: Annotated[
         float, typer.Option(metavar="N", min=0, help="save, at least so often, the state that --resume needs")
     ] = SAVE_MINUTES,
+    cache: Annotated[
+        Literal["ram", "disk"] | None,
+        typer.Option(
+            metavar="ram|disk",
+            help="decode training images once, make them no larger than their crops need, and keep them there",
+            show_default=False,
+        ),
+    ] = None,
     skip_corrupt: SkipCorruptOption = False,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="the run's name [default: model, attention, data, time]")
@@ -198,6 +206,7 @@ def finetune(
         threads=threads,
         teacher=None if teacher is None else resolve_runs(runs, [teacher], [])[0].folder,
         save_every_s=60 * save_minutes,
+        cache=cache,
     )
     from effvit.cli.training import TrainingDisplay, offering_to_resume, warn_of_skipped
 

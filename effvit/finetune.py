@@ -16,6 +16,7 @@ from effvit.backbone import resolution_of
 from effvit.checkpoint import save_weights
 from effvit.claim import claimed
 from effvit.data.base import ImageData
+from effvit.decoded import Where, cached_for, with_cache
 from effvit.environment import capture_environment, usable_cores
 from effvit.errors import UnavailableError, UsageError
 from effvit.interruption import Interruption
@@ -47,7 +48,7 @@ class Finetuning:
     `resolution` is (height, width) px. `preset` names a recipe (None: quick), `recipe` holds fields to change of it.
     `threads` and `workers` None mean what suits the machine and the data. `teacher` is the folder of an exact run to
     learn from; backbone, resolution, patch and weights that are left out are then its. The state to resume from is
-    saved at least every `save_every_s`.
+    saved at least every `save_every_s`. `cache` is where training images are kept decoded, if anywhere.
     """
 
     swaps: tuple[Swap, ...]
@@ -62,6 +63,7 @@ class Finetuning:
     teacher: Path | None = None
     save_every_s: float = EVERY_S
     preset: str | None = None
+    cache: Where | None = None
 
 
 class Listener:
@@ -75,6 +77,9 @@ class Listener:
 
     def resume(self, run: Run, position: Position) -> None:
         """Training goes on where it was cut short."""
+
+    def caching(self, done: int, images: int) -> None:
+        """So many training images are decoded and kept."""
 
     def stopping(self) -> None:
         """Training was asked to stop, and will once its state is saved."""
@@ -113,6 +118,9 @@ def finetune(
     record = replace(
         _record(plan.request, data, initial, recipe, device), teacher=None if teacher is None else teacher.record
     )
+    workers = workers_for(request, data)
+    if record.cached is not None:
+        data = with_cache(data, record.cached, listener.caching)
     folder = new_folder(out, name, record)
     with claimed(folder):
         # The state before the record: a run that can be found can be gone on with.
@@ -125,8 +133,9 @@ def finetune(
             keeper.save(position, Work(initial.model))
             run = Run(folder, record).updated(record)
             listener.begin(run)
-            workers, state = workers_for(request, data), State(position)
-            return carry_out(Training(run, initial.model, teacher, data, device, workers, keeper, state), listener)
+            return carry_out(
+                Training(run, initial.model, teacher, data, device, workers, keeper, State(position)), listener
+            )
 
 
 def recipe_of(request: Finetuning, data: ImageData) -> Recipe:
@@ -295,6 +304,7 @@ def _record(
         started=now(),
         status="running",
         warnings=initial.warnings,
+        cached=None if request.cache is None else cached_for(request.cache, resolution_of(model), recipe.crop_scale),
     )
 
 

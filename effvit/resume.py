@@ -13,6 +13,7 @@ from effvit.backbone import create_backbone
 from effvit.checkpoint import load_weights, read_weights
 from effvit.claim import claimed
 from effvit.data.base import ImageData
+from effvit.decoded import with_cache
 from effvit.errors import CheckpointError, DataError, UsageError
 from effvit.finetune import Finetuning, Listener, Training, carry_out, device_called, recipe_changes, workers_for
 from effvit.interruption import Interruption
@@ -71,7 +72,10 @@ def resume(run: Run, asked: Finetuning, data: ImageData, *, listener: Listener |
         run = _prepared(run, state)
         listener.resume(run, state.position)
         keeper = StateKeeper(run.folder, asked.save_every_s, interruption, state.position.teacher)
-        return carry_out(Training(run, model, teacher, data, device, workers_for(asked, data), keeper, state), listener)
+        workers = workers_for(asked, data)
+        if run.record.cached is not None:
+            data = with_cache(data, run.record.cached, listener.caching)
+        return carry_out(Training(run, model, teacher, data, device, workers, keeper, state), listener)
 
 
 def _require_unfinished(run: Run) -> None:
@@ -110,6 +114,8 @@ def _settings(asked: Finetuning, record: RunRecord, position: Position) -> Itera
         yield "the device", record.device, str(device_called(asked.device))
     if asked.threads is not None:
         yield "a number of threads of", record.environment.threads, asked.threads
+    if asked.cache is not None:
+        yield "the cache", "none" if record.cached is None else record.cached.where, asked.cache
     if asked.teacher is not None:
         yield "the teacher", position.teacher, str(asked.teacher.resolve())
 

@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from effvit.backbone import set_resolution
 from effvit.checkpoint import load_weights, read_weights
 from effvit.data.base import ImageData, load_data
+from effvit.decoded import Cached
 from effvit.environment import Environment
 from effvit.errors import CheckpointError, DataError, StorageError, UnknownNameError, UnsupportedError, UsageError
 from effvit.preprocessing import Preprocessing
@@ -119,7 +120,10 @@ class TransferRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """Everything about a run but its tensors and its epochs; `run.json`."""
+    """Everything about a run but its tensors and its epochs; `run.json`.
+
+    `cached` is how its training images were kept; None where every one was decoded anew from its file.
+    """
 
     spec: ModelSpec
     data: DataRecord
@@ -135,6 +139,7 @@ class RunRecord:
     teacher: TeacherRecord | None = None
     transfer: TransferRecord | None = None
     schema: str = SCHEMA
+    cached: Cached | None = None
 
 
 @dataclass(frozen=True, slots=True)
