@@ -38,11 +38,8 @@ def _rows(audit: Audit) -> Iterator[tuple[str, str]]:
     within = [repeat for repeat in audit.repeats if not repeat.leaks]
     yield "repeated in a part", _first([_told(repeat) for repeat in within])
     yield "repeated across", _first([_told(repeat) for repeat in audit.leaks])
-    other = [repeat for repeat in audit.repeats if repeat.label != repeat.of_label]
-    yield (
-        "two classes",
-        _first([f"{repeat.image} ({repeat.label}), {repeat.of} ({repeat.of_label})" for repeat in other]),
-    )
+    torn = [repeat for repeat in audit.repeats if repeat.label != repeat.of_label]
+    yield "of two classes", _first([f"{one.image} ({one.label}) as {one.of} ({one.of_label})" for one in torn])
 
 
 def _balance(audit: Audit) -> str:

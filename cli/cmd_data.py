@@ -10,7 +10,7 @@ from effvit.cli.options import JsonOption
 from effvit.cli.output import CountingBar, progress_bars, show, write_json
 from effvit.errors import CheckFailedError
 
-app = typer.Typer(no_args_is_help=True, subcommand_metavar="check SOURCE", rich_markup_mode=None)
+app = typer.Typer(subcommand_metavar="check SOURCE", rich_markup_mode=None)
 
 
 @app.callback()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -150,6 +150,14 @@ def finetune(
         str | None,
         typer.Option(metavar="NAME,...", help="tell tensorboard, mlflow or wandb of every epoch"),
     ] = None,
+    cache: Annotated[
+        Literal["ram", "disk"] | None,
+        typer.Option(
+            metavar="ram|disk",
+            help="decode training images once, make them no larger than their crops need, and keep them there",
+            show_default=False,
+        ),
+    ] = None,
     skip_corrupt: SkipCorruptOption = False,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="the run's name [default: model, attention, data, time]")
@@ -218,6 +226,7 @@ def finetune(
         teacher=None if teacher is None else resolve_runs(runs, [teacher], [])[0].folder,
         save_every_s=60 * save_minutes,
         track=tuple(names_from_text(track)),
+        cache=cache,
     )
     from effvit.cli.training import TrainingDisplay, offering_to_resume, warn_of_skipped
 

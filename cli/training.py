@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.progress import Progress
 
 from effvit.cli.curves import before_training
-from effvit.cli.output import say, warn
+from effvit.cli.output import CountingBar, say, warn
 from effvit.data.base import ImageData
 from effvit.errors import CheckFailedError, EffvitError
 from effvit.finetune import Listener
@@ -26,7 +26,7 @@ class TrainingDisplay(Listener):
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("starting", total=None, detail="")
-
+        self._decoding = CountingBar(progress, "decoding images", "decoded")
         self.run: Run | None = None
 
     def close(self) -> None:
@@ -35,6 +35,9 @@ class TrainingDisplay(Listener):
 
     def warn(self, text: str) -> None:
         warn(text)
+
+    def caching(self, done: int, images: int) -> None:
+        self._decoding(done, images)
 
     def begin(self, run: Run) -> None:
         self.run, record = run, run.record

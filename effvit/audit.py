@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from effvit.data.base import Found, FoundImage, Part, split_parts
+from effvit.data.base import HELD_OUT, Found, FoundImage, Part, readable_parts, split_parts
 from effvit.decoding import Encoding, decode, encoding_of, in_threads, why_unusable
 from effvit.errors import DataError
 from effvit.likeness import Hash, near_pairs, perceptual_hash
@@ -148,8 +148,7 @@ def audit(found: Found, progress: Progress, *, near_bits: int = NEAR_BITS) -> Au
             looks[image] = seen
         else:
             unreadable.append(seen)
-    readable = [Part(part.name, tuple(image for image in part.images if image in looks)) for part in found.parts]
-    train, val, problem = _split(found, readable)
+    train, val, problem = _split(found, {image for image in images if image not in looks})
     encodings = [look.encoding for look in looks.values()]
     ordered = [(part, looks[image]) for part in (train, val) for image in part.images]
     return Audit(
@@ -180,18 +179,13 @@ def _look(image: FoundImage) -> _Look | Unreadable:
     return _Look(image, encoding, digest, perceptual_hash(decoded))
 
 
-def _split(found: Found, readable: Sequence[Part]) -> tuple[Part, Part, str | None]:
-    """Return the parts to train on and to hold out, and why there are none if there cannot be."""
-    for part in readable:
-        filled = {image.label for image in part.images}
-        empty = [name for label, name in enumerate(found.classes) if label not in filled]
-        if empty:
-            problem = f"the class {empty[0]} of the {part.name} part has no image that can be read"
-            return readable[0], readable[1] if len(readable) > 1 else Part("val", ()), problem
+def _split(found: Found, bad: Collection[FoundImage]) -> tuple[Part, Part, str | None]:
+    """Return the parts to train on and to hold out, and why training would not get them."""
     try:
-        return *split_parts(found, readable), None
+        return *split_parts(found, bad), None
     except DataError as error:
-        return readable[0], Part("val", ()), error.message
+        train, *held_out = readable_parts(found, bad)
+        return train, held_out[0] if held_out else Part(HELD_OUT[0], ()), error.message
 
 
 def _class_counts(found: Found, train: Part, val: Part) -> tuple[ClassCount, ...]:

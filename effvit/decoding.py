@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -30,8 +31,34 @@ class Stored(Protocol):
         """Return the encoded image; raise OSError where it cannot be had."""
 
 
-Source = Path | npt.NDArray[np.uint8] | Stored
-"""An image file, an RGB image in memory, `(height, width, 3)`, or an encoded image that lies elsewhere."""
+@dataclass(frozen=True, slots=True)
+class MappedImage:
+    """An RGB image that lies decoded in a file, `height` x `width` px from byte `offset` on.
+
+    A process maps the file when it first needs it: what goes from one to another is only where the image lies.
+    """
+
+    path: Path
+    offset: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"an image in {self.path}"
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """Return the image, `(height, width, 3)`; raise OSError where its file has gone."""
+        count = 3 * self.height * self.width
+        return _mapping(self.path)[self.offset : self.offset + count].reshape(self.height, self.width, 3)
+
+
+@lru_cache(maxsize=4)
+def _mapping(path: Path) -> npt.NDArray[np.uint8]:
+    return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+
+
+Source = Path | npt.NDArray[np.uint8] | MappedImage | Stored
+"""An image file, an RGB image in memory, `(height, width, 3)`, or one that lies elsewhere, decoded or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +108,19 @@ def decode(source: Source) -> Image.Image:
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
     try:
-        return _read(source)
+        return Image.fromarray(source.pixels()) if isinstance(source, MappedImage) else _read(source)
     except DECODE_ERRORS as error:
         raise _refusal(source, error) from error
 
 
+def is_decoded(source: Source) -> bool:
+    """Return whether the image needs no decoding any more."""
+    return isinstance(source, np.ndarray | MappedImage)
+
+
 def why_unusable(source: Source) -> str | None:
     """Decode the whole image and return the reason why that fails; None if it does not."""
-    if isinstance(source, np.ndarray):
+    if isinstance(source, np.ndarray | MappedImage):
         return None
     try:
         _read(source)
@@ -103,6 +135,8 @@ def encoding_of(source: Source) -> Encoding:
     Raises:
         DataError: As `decode`.
     """
+    if isinstance(source, MappedImage):
+        return Encoding("pixels", "RGB", source.width, source.height, turned=False, animated=False)
     if isinstance(source, np.ndarray):
         return Encoding("pixels", "RGB", source.shape[1], source.shape[0], turned=False, animated=False)
     try:
@@ -124,6 +158,8 @@ def decoded_bytes(source: Source) -> int:
     """
     if isinstance(source, np.ndarray):
         return source.nbytes
+    if isinstance(source, MappedImage):
+        return 3 * source.height * source.width
     try:
         with _opened(source) as image:
             return 3 * image.width * image.height
@@ -184,11 +220,11 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _refusal(source: Path | Stored, error: Exception) -> DataError:
+def _refusal(source: Path | MappedImage | Stored, error: Exception) -> DataError:
     return DataError(f"{source} cannot be used as an image: {_reason(source, error)}", "repair or remove the file")
 
 
-def _reason(source: Path | Stored, error: Exception) -> str:
+def _reason(source: Path | MappedImage | Stored, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"more than {Image.MAX_IMAGE_PIXELS} pixels could be a decompression bomb"
     if isinstance(error, UnidentifiedImageError):
@@ -198,5 +234,7 @@ def _reason(source: Path | Stored, error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _is_empty(source: Path | Stored) -> bool:
-    return source.stat().st_size == 0 if isinstance(source, Path) else not source.read()
+def _is_empty(source: Path | MappedImage | Stored) -> bool:
+    if isinstance(source, Path):
+        return source.stat().st_size == 0
+    return not isinstance(source, MappedImage) and not source.read()

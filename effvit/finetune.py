@@ -19,6 +19,7 @@ from effvit.backbone import resolution_of
 from effvit.claim import claimed
 from effvit.cost import cost_of
 from effvit.data.base import ImageData
+from effvit.decoded import cached_for, with_cache
 from effvit.environment import capture_environment, usable_cores
 from effvit.errors import UnavailableError, UnsupportedError, UsageError
 from effvit.interruption import Interruption
@@ -55,7 +56,8 @@ class Finetuning:
     `resolution` is (height, width) px. `preset` names a recipe (None: quick), `recipe` holds fields to change of it.
     `threads` and `workers` None mean what suits the machine and the data. `teacher` is the folder of an exact run to
     learn from; backbone, resolution, patch and weights that are left out are then its. The state to resume from is
-    saved at least every `save_every_s`. `track` names the trackers that are told of every epoch.
+    saved at least every `save_every_s`. `track` names the trackers that are told of every epoch, `cache` where training
+    images are kept decoded, if anywhere.
     """
 
     swaps: tuple[Swap, ...]
@@ -71,6 +73,7 @@ class Finetuning:
     save_every_s: float = EVERY_S
     preset: str | None = None
     track: tuple[str, ...] = ()
+    cache: Where | None = None
 
 
 class Listener:
@@ -84,6 +87,9 @@ class Listener:
 
     def resume(self, run: Run, position: Position) -> None:
         """Training goes on where it was cut short."""
+
+    def caching(self, done: int, images: int) -> None:
+        """So many training images are decoded and kept."""
 
     def stopping(self) -> None:
         """Training was asked to stop, and will once its state is saved."""
@@ -135,6 +141,10 @@ def finetune(
     untrained = zero_training(initial, record.spec.backbone, data, device, recipe.amp, team)
     rate = product_macs_per_s(device, amp_of(device, recipe.amp))
     record = replace(record, zero_training=untrained, product_macs_per_s=rate)
+    workers = workers_for(request, data, team)
+    if record.cached is not None:
+        with team.together():
+            data = with_cache(data, record.cached, listener.caching)
     # The state before the record: a run that can be found can be gone on with.
     position = Position("transfer" if recipe.transfer_epochs and teacher is not None else "training")
     with ExitStack() as stack:
@@ -154,8 +164,9 @@ def finetune(
             keeper.save(position, Work(initial.model))
             run = run.updated(record)
             listener.begin(run)
-        workers, state = workers_for(request, data, team), State(position)
-        training = Training(run, initial.model, teacher, data, device, workers, keeper, state, team, request.track)
+        training = Training(
+            run, initial.model, teacher, data, device, workers, keeper, State(position), team, request.track
+        )
         return carry_out(training, listener)
 
 
@@ -338,6 +349,7 @@ def _record(request: Finetuning, data: ImageData, initial: InitialModel, recipe:
         warnings=initial.warnings,
         processes=team.size,
         cost=_cost(initial.model, spec),
+        cached=None if request.cache is None else cached_for(request.cache, resolution_of(model), recipe.crop_scale),
     )
 
 

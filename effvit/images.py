@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from effvit.data.base import Sample
-from effvit.decoding import decode, decoded_bytes, in_threads
+from effvit.decoding import decode, decoded_bytes, in_threads, is_decoded
 from effvit.errors import DataError, UnsupportedError, first_line
 from effvit.interruption import leave_to_parent
 from effvit.preprocessing import Preprocessing, evaluation_transform
@@ -35,7 +35,7 @@ class ImageDataset(Dataset[Item]):
     """Transformed images with their labels.
 
     If all images together take at most `cache_bytes` in memory, they are decoded once, here, before workers start:
-    forked workers share them.
+    forked workers share them. What is decoded already is not kept a second time.
 
     Raises:
         DataError: A file that is missing or damaged, when it is read.
@@ -52,7 +52,7 @@ class ImageDataset(Dataset[Item]):
         self.samples = samples
         self.transform = transform
         self.cached: list[Image.Image] | None = None
-        if _fits(samples, cache_bytes):
+        if not all(is_decoded(sample.source) for sample in samples) and _fits(samples, cache_bytes):
             self.cached = list(in_threads(_decoded, samples, progress))
 
     def __len__(self) -> int:

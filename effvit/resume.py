@@ -15,6 +15,7 @@ from effvit.backbone import create_backbone
 from effvit.checkpoint import load_weights, read_weights
 from effvit.claim import claimed
 from effvit.data.base import ImageData
+from effvit.decoded import with_cache
 from effvit.errors import CheckpointError, DataError, UsageError
 from effvit.finetune import Finetuning, Listener, Training, carry_out, device_called, recipe_changes, workers_for
 from effvit.interruption import Interruption
@@ -89,6 +90,9 @@ def resume(
         run = replace(run, record=team.gathered(run.record)[0])
         keeper = StateKeeper(run.folder, asked.save_every_s, interruption, state.position.teacher, team)
         workers = workers_for(asked, data, team)
+        if run.record.cached is not None:
+            with team.together():
+                data = with_cache(data, run.record.cached, listener.caching)
         training = Training(run, model, teacher, data, device, workers, keeper, state, team, asked.track)
         return carry_out(training, listener)
 
@@ -138,6 +142,8 @@ def _settings(asked: Finetuning, record: RunRecord, position: Position) -> Itera
         yield "the device", record.device, str(device_called(asked.device))
     if asked.threads is not None:
         yield "a number of threads of", record.environment.threads, asked.threads
+    if asked.cache is not None:
+        yield "the cache", "none" if record.cached is None else record.cached.where, asked.cache
     if asked.teacher is not None:
         yield "the teacher", position.teacher, str(asked.teacher.resolve())
 

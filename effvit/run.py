@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "effvit.run/2"
 WEIGHTS, LAST, RECORD, HISTORY = "model.safetensors", "last.safetensors", "run.json", "history.jsonl"
+Where = Literal["ram", "disk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,18 @@ class TransferEpoch:
 
 
 @dataclass(frozen=True, slots=True)
+class Cached:
+    """How the training images of a run were kept.
+
+    Those whose shorter side is longer than `shorter_side` (px) were resized to it once, by Pillow's bicubic filter, and
+    every crop is taken from that: not from the original image.
+    """
+
+    where: Where
+    shorter_side: int
+
+
+@dataclass(frozen=True, slots=True)
 class TransferRecord:
     """What attention transfer came to, on the held-out images.
 
@@ -142,7 +155,8 @@ class RunRecord:
 
     Each of `processes` takes a batch of the recipe's size at every step. `accuracy` counts the best epoch's answers,
     class by class. `product_macs_per_s` is the rate of a plain matrix product on one of the devices, in the type that
-    was trained in.
+    was trained in. `cached` is how its training images were kept; None where every one was decoded anew from its
+    file.
     """
 
     spec: ModelSpec
@@ -164,6 +178,7 @@ class RunRecord:
     zero_training: ZeroTraining | None = None
     cost: Cost | None = None
     product_macs_per_s: float | None = None
+    cached: Cached | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,7 +188,7 @@ def load_data(name_or_path: str, *, skip_corrupt: bool = False, progress: Progre
             + first_of([f"{image.name} ({reason})" for image, reason in bad.items()]),
             "repair or remove them, or leave them out with --skip-corrupt",
         )
-    train, val = split_parts(found, tuple(_without(part, bad, found) for part in found.parts))
+    train, val = split_parts(found, bad)
     return ImageData(
         name=found.name,
         classes=found.classes,
@@ -226,12 +226,17 @@ def find_data(name_or_path: str) -> Found:
     return reader.find(name_or_path)
 
 
-def split_parts(found: Found, parts: Sequence[Part]) -> tuple[Part, Part]:
-    """Return the `parts` to train on and to hold out; a single one is split, a share of each class held out.
+def split_parts(found: Found, bad: Collection[FoundImage]) -> tuple[Part, Part]:
+    """Return the parts to train on and to hold out, without the `bad` images.
+
+    A single part is split, a share of each class held out.
 
     Raises:
-        DataError: A class has too few images to be split.
+        DataError: A class has no image left in a part, or too few to be split.
     """
+    parts = readable_parts(found, bad)
+    for part in parts:
+        _require_every_class(found, part, "every image in it is corrupt")
     if len(parts) == 2:
         return parts[0], parts[1]
     images = parts[0].images
@@ -246,6 +251,11 @@ def split_parts(found: Found, parts: Sequence[Part]) -> tuple[Part, Part]:
         Part(TRAIN, tuple(images[index] for index in train)),
         Part(HELD_OUT[0], tuple(images[index] for index in val)),
     )
+
+
+def readable_parts(found: Found, bad: Collection[FoundImage]) -> tuple[Part, ...]:
+    """Return the parts without the `bad` images."""
+    return tuple(Part(part.name, tuple(image for image in part.images if image not in bad)) for part in found.parts)
 
 
 def require_classes(found: Found, reason: str) -> Found:
@@ -291,21 +301,12 @@ def _unusable(found: Found, progress: Progress) -> dict[FoundImage, str]:
     return {image: reason for image, reason in zip(encoded, reasons, strict=True) if reason is not None}
 
 
-def _without(part: Part, bad: dict[FoundImage, str], found: Found) -> Part:
-    kept = Part(part.name, tuple(image for image in part.images if image not in bad))
-    _require_every_class(found, kept, "every image in it is corrupt")
-    return kept
-
-
 def _require_every_class(found: Found, part: Part, reason: str) -> None:
     filled = {image.label for image in part.images}
     empty = [name for label, name in enumerate(found.classes) if label not in filled]
     if empty:
         where = found.name if len(found.parts) == 1 else f"the {part.name} part of {found.name}"
-        raise DataError(
-            f"the class {empty[0]} of {where} cannot be used: {reason}",
-            "add images, or remove the class",
-        )
+        raise DataError(f"the class {empty[0]} of {where} cannot be used: {reason}", "add images, or remove the class")
 
 
 def _exists(path: str) -> bool:

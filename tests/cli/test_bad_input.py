@@ -58,6 +58,10 @@ def pictures(tmp_path: Path) -> Path:
         (["--name", ".."], ["a run cannot be called '..'"]),
         (["--data", "digts"], ["'digts' is neither a data set nor a path", "name digits"]),
         (["--data", "no/such/folder"], ["neither a data set nor a path"]),
+        (["--data", "torchvision:MNST"], ["no torchvision data set named 'MNST'", "did you mean"]),
+        (["--data", "table:nowhere"], ["there are no tables at nowhere"]),
+        (["--data", "hf:a b"], ["does not name a data set on the hub"]),
+        (["--cache", "disc"], ["'disc' is not one of", "disk"]),
     ],
 )
 def test_what_cannot_be_fine_tuned(effvit: Effvit, tmp_path: Path, arguments: list[str], words: list[str]) -> None:

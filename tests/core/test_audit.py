@@ -99,7 +99,7 @@ def test_what_is_not_split_is_split_as_for_training(tmp_path: Path) -> None:
 def test_a_class_without_a_readable_image_is_a_problem_and_everything_else_is_told(pets: Path) -> None:
     truncate(pets / "val/dog/0.png")
     found = audited(pets)
-    assert found.problem == "the class dog of the val part has no image that can be read"
+    assert found.problem == f"the class dog of the val part of {pets} cannot be used: every image in it is corrupt"
     assert [image.name for image in found.unreadable] == ["val/dog/0.png"]
     assert found.classes[0].val == 1
 

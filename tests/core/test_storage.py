@@ -1,10 +1,21 @@
 import errno
+import fcntl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from effvit.errors import StorageError
-from effvit.storage import make_folder, replacing, sha256_of, storage_errors, user_cache, write_atomically
+from effvit.storage import (
+    make_folder,
+    one_at_a_time,
+    replacing,
+    sha256_of,
+    storage_errors,
+    user_cache,
+    write_atomically,
+)
 
 
 def test_a_file_and_its_folders_appear(tmp_path: Path) -> None:
@@ -116,3 +127,26 @@ def test_the_cache_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -
     assert user_cache() == Path("/xdg/effvit")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert user_cache() == Path("/home/me/.cache/effvit")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from effvit.storage import one_at_a_time
+with one_at_a_time(Path(sys.argv[1])):
+    print("inside", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time_is_let_in_and_one_that_is_killed_lets_the_next(tmp_path: Path) -> None:
+    lock = tmp_path / "new" / "lock"
+    command = [sys.executable, "-c", HOLD, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "inside\n"
+        with lock.open("w") as stream, pytest.raises(BlockingIOError):
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        holder.kill()
+    with one_at_a_time(lock):
+        pass
