@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One runtime extra exactly: onnxruntime and onnxruntime-gpu share an import name.
 RUNTIME ?= cpu
 
-.PHONY: test lint types types-tensorrt tests slow study clean
+.PHONY: test lint types types-tensorrt tests slow study reference clean
 
 test: lint types tests
 
@@ -26,6 +26,10 @@ tests: $(VENV)/.installed
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# docs/reference.md, from what the commands say of themselves.
+reference: $(VENV)/.installed
+	$(BIN)/python tests/reference.py
 
 # On a CPU through one runtime: OpenVINO, which the tests bring, would double its time.
 study: $(VENV)/.installed

@@ -34,6 +34,7 @@ from effvit.run import (
     RunRecord,
     TransferEpoch,
     TransferRecord,
+    Where,
     new_folder,
     now,
 )
