@@ -169,7 +169,8 @@ class Backend:
     Artifacts of a `device_bound` backend are of use on the GPUs and drivers they were built with alone. One that is
     `slow_to_open`, by tens of seconds or more, is measured only where it is named. `providers` are the parts of the
     runtime that may run nodes of a graph; with none given, any may. `open_on_gpu(artifact, threads, index)` loads the
-    artifact onto the GPU of that number; None: the runtime, as it is used here, computes on no GPU.
+    artifact onto the GPU of that number; None: the runtime, as it is used here, computes on no GPU. One that is
+    `gpu_only` does not compute on the CPU, though its artifacts may; `open` is then for the first GPU.
     """
 
     name: str
@@ -186,11 +187,13 @@ class Backend:
     slow_to_open: bool = False
     providers: frozenset[str] = frozenset()
     open_on_gpu: Callable[[Artifact, int, int], Session] | None = None
+    gpu_only: bool = False
 
     @property
     def devices(self) -> tuple[str, ...]:
         """The kinds of devices that it computes on."""
-        return ("cpu",) * (not self.device_bound) + ("cuda",) * (self.open_on_gpu is not None)
+        on_cpu = not (self.device_bound or self.gpu_only)
+        return ("cpu",) * on_cpu + ("cuda",) * (self.open_on_gpu is not None)
 
     def open_on(self, artifact: Artifact, threads: int, gpu: int | None) -> Session:
         """Load `artifact` onto the GPU of that number, or onto the CPU if it is None.

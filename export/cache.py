@@ -163,8 +163,8 @@ def _file(source: Source, backend: Backend) -> Path:
 
 def _sidecar(source: Source, backend: Backend, device: str | None = None) -> Path:
     """Return where the verdict of one backend on an artifact lies, beside the artifact."""
-    # A backend that computes on both has other kernels on each, and another verdict.
-    where = f"-{device}" if device not in (None, backend.devices[0]) else ""
+    # A backend that computes on both has other kernels on each, and another verdict; of the others there is one.
+    where = f"-{device}" if device in backend.devices[1:] else ""
     return _folder(source) / f"{_stem(source, backend)}.{backend.name}{where}.json"
 
 

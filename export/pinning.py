@@ -18,7 +18,7 @@ from effvit.export.blocks import AFTER, BEFORE
 from effvit.export.build import Limits, judged_artifact
 from effvit.export.cache import GRAPH_SUFFIX, discard, find, keep, make
 from effvit.export.decisions import Truth
-from effvit.export.differences import PartDifference, Side, compare_blocks
+from effvit.export.differences import MARGIN, PartDifference, Side, compare_blocks
 from effvit.export.sidecars import stored_artifacts
 from effvit.preprocessing import normalise
 from effvit.spec import Precision
@@ -93,19 +93,20 @@ def _size(model: VisionTransformer, name: str) -> int:
 
 
 def worst_part(parts: Sequence[PartDifference], pinned: Sequence[str]) -> str | None:
-    """Return the part that is not `pinned` whose own error is the largest; None if there is none.
+    """Return the part that is not `pinned` behind which the error is the most times that before; None if there is none.
 
-    Behind the first number that is none, errors say nothing. Elsewhere a part's own error is what the squares grow by:
-    errors that are independent of one another add up like that.
+    Less than the precision costs a sound model is as good as that. Behind the first number that is none, errors say
+    nothing. Differences instead of ratios blame the head, which passes on what it is given several times as large.
     """
     growth: dict[str, float] = {}
-    before = 0.0
+    usual = parts[0].explained / MARGIN
+    before = usual
     for part in parts:
         if part.part not in pinned:
-            growth[part.part] = part.error**2 - before if math.isfinite(part.error) else math.inf
+            growth[part.part] = part.error / before if math.isfinite(part.error) else math.inf
         if not math.isfinite(part.error):
             break
-        before = part.error**2
+        before = max(part.error, usual)
     return max(growth, key=growth.__getitem__, default=None)
 
 

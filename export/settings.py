@@ -27,7 +27,8 @@ class RuntimeSettings:
     `runtime` is its name and version, `precision` the type in which most matrix products are computed, `threads` those
     inside one operator. `placement` counts the nodes of the graph where the runtime placed them.
     `attention_kernels` counts PyTorch's attention operators of one launch by name; `tf32` says whether float32
-    products or convolutions may be rounded to TF32. `cuda_graph` says whether a launch repeats a captured CUDA graph.
+    products or convolutions may be rounded to TF32. `cuda_graph` says whether a launch repeats a captured CUDA graph, and
+    `options` are the runtime's own, by its names for them.
     """
 
     runtime: str
@@ -38,6 +39,7 @@ class RuntimeSettings:
     attention_kernels: tuple[tuple[str, int], ...] | None = None
     tf32: bool | None = None
     cuda_graph: bool | None = None
+    options: tuple[tuple[str, str], ...] = ()
 
     def departures(self, precision: Precision, threads: int, providers: Collection[str]) -> list[str]:
         """Return what is not as it was asked for, a phrase each; what the runtime does not tell is not judged.

@@ -1,4 +1,4 @@
-"""PyTorch on a real GPU: run with `pytest -m gpu` where there is one."""
+"""Runtimes on a real GPU: run with `pytest -m gpu` where there is one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from untrained_runs import make_run
 
 from effvit.data.base import load_data
 from effvit.errors import BackendUnavailableError
-from effvit.export.base import Artifact, Source, StagedSession, pick_backend, predict
+from effvit.export.base import Artifact, Source, StagedSession, backends, pick_backend, predict
 from effvit.export.cache import make, reference_logits
 from effvit.export.verify import check, compare
 from effvit.images import evaluation_pixels
@@ -30,7 +30,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:TensorFloat32"),  # Inductor advises what would make fp32 something else
 ]
 PX, IMAGES = 224, 32
-BACKENDS = ("torch", "torch-compile")
+BACKENDS = [
+    name for name, one in backends().items() if one.open_on_gpu and not one.device_bound and one.unavailable() is None
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +47,15 @@ def pixels(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def artifact_of(run: Run, precision: Precision) -> Artifact:
-    return make(Source(run, PX, PX, precision), pick_backend("torch"))
+def artifact_of(run: Run, precision: Precision, name: str = "torch") -> Artifact:
+    if precision not in pick_backend(name).precisions:
+        pytest.skip(f"{name} does not run {precision}")
+    return make(Source(run, PX, PX, precision), pick_backend(name))
 
 
 def opened(run: Run, pixels: Path, precision: Precision, name: str = "torch") -> StagedSession:
     """Return a session that is bound to all images and was launched once."""
-    session = pick_backend(name).open_on(artifact_of(run, precision), 1, 0)
+    session = pick_backend(name).open_on(artifact_of(run, precision, name), 1, 0)
     session.bind(normalise(np.load(pixels), run.record.preprocessing))
     session.launch()
     session.synchronize()
@@ -82,14 +86,20 @@ def test_fp32_is_as_close_to_float64_as_the_processor_is(run: Run, pixels: Path)
     assert on_gpu < 20 * on_cpu
 
 
+@pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.TF32, Precision.FP16, Precision.BF16])
-def test_settings_are_read_back_as_they_were_asked_for(run: Run, pixels: Path, precision: Precision) -> None:
-    settings = opened(run, pixels, precision).settings()
-    assert settings.departures(precision, 1, ()) == []
+def test_settings_are_read_back_as_they_were_asked_for(run: Run, pixels: Path, name: str, precision: Precision) -> None:
+    settings = opened(run, pixels, precision, name).settings()
+    assert settings.departures(precision, 1, pick_backend(name).providers) == []
     assert (settings.device, settings.precision) == ("cuda:0", precision)
+    assert settings.remarks() == []
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.TF32, Precision.FP16, Precision.BF16])
+def test_pytorch_tells_its_rounding_and_its_attention_kernels(run: Run, pixels: Path, precision: Precision) -> None:
+    settings = opened(run, pixels, precision).settings()
     assert settings.tf32 is (precision is Precision.TF32)
     assert settings.attention_kernels
-    assert settings.remarks() == []
 
 
 @pytest.mark.parametrize("name", BACKENDS)
