@@ -27,7 +27,7 @@ class RuntimeSettings:
     `runtime` is its name and version, `precision` the type in which most matrix products are computed, `threads` those
     inside one operator. `placement` counts the nodes of the graph where the runtime placed them.
     `attention_kernels` counts PyTorch's attention operators of one launch by name; `tf32` says whether float32
-    products or convolutions may be rounded to TF32. `cuda_graph` says whether a launch repeats a captured CUDA graph, and
+    products or convolutions may be rounded to TF32. `cuda_graph` says whether a launch repeats a captured CUDA graph;
     `options` are the runtime's own, by its names for them.
     """
 
