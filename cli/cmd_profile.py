@@ -84,6 +84,18 @@ def profile(
     max_batch_s: Annotated[
         float, typer.Option("--max-batch-s", metavar="SECONDS", help="with --max-batch: seconds a search, at most")
     ] = 600.0,
+    until_crossover: Annotated[
+        bool,
+        typer.Option(
+            "--until-crossover", help="go on between the sizes of --res until it is known where variants beat softmax"
+        ),
+    ] = False,
+    crossover_tolerance: Annotated[
+        float,
+        typer.Option(
+            "--crossover-tolerance", metavar="PERCENT", min=1.0, help="with --until-crossover: of px, to search down to"
+        ),
+    ] = 10.0,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
@@ -94,7 +106,8 @@ def profile(
     --max-noise or --most-s is over. Results are appended to a file as cells finish; the same command started again goes
     on from there. With --max-batch nothing is timed and --batch has no meaning: batches are doubled and halved, each in
     a process of its own, until one image more does not fit. What was found is kept in frontier.jsonl among the runs, or
-    in --out.
+    in --out. With --until-crossover further resolutions between the smallest and the largest are measured, those that a
+    fit of latency over tokens says most about, until each variant's crossing with softmax is bracketed.
     """
     sizes = resolutions_from_text(res) if res is not None else None
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
@@ -107,10 +120,11 @@ def profile(
     for name in backends:  # and before those that importing runs takes
         pick_backend(name).require()
 
-    from effvit.cli.sweeping import SweepDisplay
+    from effvit.cli.sweeping import SweepDisplay, say_crossovers
     from effvit.environment import usable_cores
     from effvit.profiling.pixels import PixelStore
     from effvit.profiling.plan import Effort, Plan, available_backends
+    from effvit.profiling.seeking import seek_crossovers
     from effvit.profiling.sweep import run_sweep
     from effvit.run import find_runs, resolve_runs
 
@@ -148,11 +162,18 @@ def profile(
         PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels,
     ):
         display = SweepDisplay(progress)
-        outcomes = run_sweep(
-            plan, effort, results, pixels, display, retry_failed=retry_failed, allow_fallback=allow_fallback
-        )
+
+        def sweep(part: Plan) -> list[Outcome]:
+            return run_sweep(
+                part, effort, results, pixels, display, retry_failed=retry_failed, allow_fallback=allow_fallback
+            )
+
+        tolerance = crossover_tolerance / 100
+        outcomes = seek_crossovers(plan, tolerance, sweep) if until_crossover else sweep(plan)
         display.close()
     show_outcomes(outcomes, json=json)
+    if until_crossover:
+        say_crossovers(outcomes)
     say(f"results: {results}")
     if not any(one.record.spec.attention == BASELINE for one in chosen):
         hint(_advise_baseline(chosen, find_runs(runs)))
