@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,6 +87,18 @@ def profile(
     max_batch_s: Annotated[
         float, typer.Option("--max-batch-s", metavar="SECONDS", help="with --max-batch: seconds a search, at most")
     ] = 600.0,
+    until_crossover: Annotated[
+        bool,
+        typer.Option(
+            "--until-crossover", help="go on between the sizes of --res until it is known where variants beat softmax"
+        ),
+    ] = False,
+    crossover_tolerance: Annotated[
+        float,
+        typer.Option(
+            "--crossover-tolerance", metavar="PERCENT", min=1.0, help="with --until-crossover: of px, to search down to"
+        ),
+    ] = 10.0,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
@@ -96,7 +109,8 @@ def profile(
     --max-noise or --most-s is over. Results are appended to a file as cells finish; the same command started again goes
     on from there. With --max-batch nothing is timed and --batch has no meaning: batches are doubled and halved, each in
     a process of its own, until one image more does not fit. What was found is kept in frontier.jsonl among the runs, or
-    in --out.
+    in --out. With --until-crossover further resolutions between the smallest and the largest are measured, those that a
+    fit of latency over tokens says most about, until each variant's crossing with softmax is bracketed.
     """
     sizes = resolutions_from_text(res) if res is not None else None
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
@@ -109,16 +123,17 @@ def profile(
     backends = names_from_text(backend)
     for name in backends:  # and before those that importing runs takes
         pick_backend(name).require()
-    if hosts and max_batch:
-        raise UsageError("the largest batch is not searched for over ssh", "leave --max-batch or --device ssh:// away")
+    if hosts:
+        _refuse_searches(max_batch=max_batch, until_crossover=until_crossover)
 
     from effvit.cli.remote_sweeping import follow_all, start_on
-    from effvit.cli.sweeping import SweepDisplay
+    from effvit.cli.sweeping import SweepDisplay, say_crossovers
     from effvit.environment import usable_cores
     from effvit.profiling.agent.measuring import Allowed
     from effvit.profiling.agent.packing import Packing
     from effvit.profiling.pixels import PixelStore
     from effvit.profiling.plan import Effort, Plan, available_backends
+    from effvit.profiling.seeking import seek_crossovers
     from effvit.profiling.sweep import run_sweep
     from effvit.run import find_runs, resolve_runs
 
@@ -146,8 +161,9 @@ def profile(
         from effvit.cli.frontier import show_largest_batches
         from effvit.profiling.frontier import Bounds
 
-        bounds = Bounds(max_batch_limit, max_batch_s)
-        show_largest_batches(plan, effort, bounds, out or runs / "frontier.jsonl", json=json)
+        show_largest_batches(
+            plan, effort, Bounds(max_batch_limit, max_batch_s), out or runs / "frontier.jsonl", json=json
+        )
         return
     results = out or runs / "results.jsonl"
     with (
@@ -158,18 +174,35 @@ def profile(
         packing = Packing(replace(plan, backends=tuple(backends)), effort, pixels, say)
         remote = start_on(hosts, packing, Allowed(retry_failed, allow_fallback), progress)
         display = SweepDisplay(progress)
-        outcomes = []
-        if devices:
-            outcomes = run_sweep(
-                plan, effort, results, pixels, display, retry_failed=retry_failed, allow_fallback=allow_fallback
+
+        def sweep(part: Plan) -> list[Outcome]:
+            return run_sweep(
+                part, effort, results, pixels, display, retry_failed=retry_failed, allow_fallback=allow_fallback
             )
+
+        seek = partial(seek_crossovers, tolerance=crossover_tolerance / 100, sweep=sweep) if until_crossover else sweep
+        outcomes = seek(plan) if devices else []
         display.close()
         outcomes += follow_all(remote, results, progress)
     show_outcomes(outcomes, json=json)
+    if until_crossover:
+        say_crossovers(outcomes)
     say(f"results: {results}")
     if not any(one.record.spec.attention == BASELINE for one in chosen):
         hint(_advise_baseline(chosen, find_runs(runs)))
     raise_if_unfinished(outcomes, allow_fallback=allow_fallback)
+
+
+def _refuse_searches(*, max_batch: bool, until_crossover: bool) -> None:
+    """Refuse what other machines do not do.
+
+    Raises:
+        UsageError: It was asked for.
+    """
+    if max_batch:
+        raise UsageError("the largest batch is not searched for over ssh", "leave --max-batch or --device ssh:// away")
+    if until_crossover:
+        raise UsageError("crossovers are not sought over ssh", "leave --until-crossover or --device ssh:// away")
 
 
 def _advise_baseline(chosen: Sequence[Run], known: Sequence[Run]) -> str:

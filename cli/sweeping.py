@@ -5,7 +5,10 @@ from __future__ import annotations
 from rich.progress import Progress, TaskID
 
 from effvit.cli.output import say
+from effvit.profiling.crossover import crossovers
 from effvit.profiling.records import Outcome
+from effvit.profiling.report import crossings, display
+from effvit.profiling.report.rows import make_rows
 from effvit.profiling.stats import median_s
 
 
@@ -15,10 +18,13 @@ class SweepDisplay:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
-        self._earlier = 0
+        self._cells = self._earlier = 0
 
     def planned(self, cells: int) -> None:
-        self._task = self._progress.add_task("cells", total=cells, detail="")
+        self._cells += cells  # a search for crossovers plans again and again
+        if self._task is None:
+            self._task = self._progress.add_task("cells", total=self._cells, detail="")
+        self._progress.update(self._task, total=self._cells)
 
     def stage(self, text: str) -> None:
         if self._task is not None:
@@ -39,6 +45,18 @@ class SweepDisplay:
             self._task = None
         if self._earlier:
             say(f"{self._earlier} cells were in the result file already")
+
+
+def say_crossovers(outcomes: list[Outcome]) -> None:
+    """Tell where variants become faster than softmax, context by context."""
+    found = crossovers(make_rows(outcomes))
+    among = list(dict.fromkeys(one.context for one in found))
+    for context in among:
+        say(f"\n{display.context_name(context, among)}:")
+        for sentence in crossings.sentences([one for one in found if one.context == context]):
+            say(f"  {sentence}")
+    if not found:
+        say("no variant was measured beside softmax at two resolutions")
 
 
 def _line(outcome: Outcome) -> str:

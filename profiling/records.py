@@ -224,13 +224,30 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """What the fine-tuning of a run took: `seconds` for its `epochs`, and those of attention transfer before them.
+
+    `images_per_s` is the rate of the last epoch, `top1` that of the best one on the held-out images, and the peaks are
+    those of the process, None where they were not available.
+    """
+
+    epochs: int
+    seconds: float
+    images_per_s: float
+    top1: float
+    host_peak_bytes: int | None
+    device_peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one cell: measured (`ok`), or the reason why not.
 
     `evidence` is present for `ok` and `unstable`, and for `fallback` where that was allowed; `reason` is present for
     everything but `ok`, and `stage` for everything without evidence. `notes` are
     remarks a reader of the row needs (weights that fell back to random, accuracy from a part of the images).
-    `run` is the name of the run folder, `data` the data set, `finished` the time in ISO 8601, UTC.
+    `run` is the name of the run folder, `data` the data set, `finished` the time in ISO 8601, UTC. `training` is None
+    for a run without an epoch, and where it was not written.
     """
 
     cell: Cell
@@ -244,3 +261,4 @@ class Outcome:
     reason: str = ""
     notes: tuple[str, ...] = ()
     schema: str = SCHEMA
+    training: Training | None = None

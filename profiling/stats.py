@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ _MISSED = 1 - CONFIDENCE
 DRAWS = 2000
 # Thinned out to so many, the steps between levels are far below the width of the interval that they make up.
 MOST_LEVELS = 512
+_NORMAL_QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -120,6 +122,13 @@ def half_width(estimate: Estimate) -> float | None:
     if estimate.low is None or estimate.high is None:
         return None
     return (estimate.high - estimate.low) / 2 / estimate.value
+
+
+def log_deviation(estimate: Estimate) -> float:
+    """Return the standard deviation of the logarithm, as a normal one with this interval has it; 0 without one."""
+    if not estimate.low or not estimate.high:
+        return 0.0
+    return math.log(estimate.high / estimate.low) / 2 / _NORMAL_QUANTILE
 
 
 def proportion(hits: int, trials: int) -> Estimate:

@@ -21,6 +21,7 @@ from effvit.profiling.plan import Effort, Group, Plan
 from effvit.profiling.preparation import Preparation, Refusal
 from effvit.profiling.records import FAILURES, Calibration, Outcome, Stage, Status
 from effvit.profiling.results import append, read_finished
+from effvit.profiling.training_cost import training_cost
 from effvit.run import Run
 from effvit.spec import Workload
 
@@ -178,6 +179,7 @@ class _Sweep:
             stage=stage,
             reason=reason,
             notes=_notes(run, group.workload, result),
+            training=training_cost(run),
         )
         append(self.results, outcome)
         self.done[outcome.cell.key] = outcome

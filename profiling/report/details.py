@@ -1,4 +1,4 @@
-"""The tables behind the table: how well a cell uses the machine, and what its memory consists of."""
+"""The tables behind the table: how well a cell uses the machine, and what takes a call on a GPU."""
 
 from __future__ import annotations
 
@@ -52,16 +52,6 @@ def _share(name: str, sign: str = "") -> Callable[[Row], str]:
     return text
 
 
-def _size(name: str) -> Callable[[Row], str]:
-    """Return what renders the bytes called `name`: `112 MiB`."""
-
-    def text(row: Row) -> str:
-        value = row.reading(name).value
-        return ABSENT if value is None else quantities.size(value)
-
-    return text
-
-
 def _seconds(name: str) -> Callable[[Row], str]:
     """Return what renders the seconds called `name`: `1.2 ms`."""
 
@@ -89,24 +79,6 @@ DETAILS = (
             Column("of the bandwidth", _share("efficiency.bandwidth_share", "≥ ")),
             Column("of the roofline", _share("efficiency.roofline_share", "≥ ")),
             Column("bound by", bound, numeric=False),
-        ),
-    ),
-    Detail(
-        "Memory ledger",
-        "What takes the peak of a process that runs the cell and nothing else, read from the kernel's own accounting "
-        "in a pass in which nothing is timed: Python with effvit, the imported runtime, the artifact's file, the "
-        "batch of images, and what calls add to that at their peak. The residual is what no line explains, such as "
-        "weights copied into another order, graphs, allocators, and what loading took for a moment; below zero, "
-        "memory does not hold all that is counted.",
-        (
-            *_NAMING,
-            Column("Python", _size("memory.python_bytes")),
-            Column("runtime", _size("memory.runtime_bytes")),
-            Column("weights", _size("memory.weights_bytes")),
-            Column("images", _size("memory.images_bytes")),
-            Column("activations", _size("memory.activations_bytes")),
-            Column("residual", _size("memory.residual_bytes")),
-            Column("peak memory", display.memory),
         ),
     ),
     Detail(

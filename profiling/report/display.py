@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from effvit.profiling.records import Training
 from effvit.profiling.report import quantities
 from effvit.profiling.report.quantities import ABSENT
-from effvit.profiling.report.rows import Context, Row
+from effvit.profiling.report.rows import ENERGY, PRICES, Context, Row
 from effvit.spec import BASELINE
 
+LEDGER = ("Python", "runtime", "weights", "images", "activations", "residual")
 LATENCY_SIGN = "*"
 MEMORY_SIGN = "+"
 UNSTABLE_SIGN = "!"
@@ -71,7 +73,7 @@ def balanced_top1(row: Row) -> str:
 
 def speedup(row: Row) -> str:
     """Return the measured speed-up with its spread: `1.12x ±1 %`."""
-    if row.is_baseline:
+    if row.is_baseline and row.outcome.evidence:
         return "baseline"
     ratio = row.speedup
     if ratio is None:
@@ -127,6 +129,38 @@ def _optional(value: float | None, render: Callable[[float], str]) -> str:
     return ABSENT if value is None else render(value)
 
 
+def energy(row: Row) -> str:
+    """Return what an image takes of the processors and GPUs that were metered: `41 mJ`."""
+    value = row.total(ENERGY).value
+    return ABSENT if value is None else quantities.si(value, "J")
+
+
+def _seconds(value: float) -> str:
+    return quantities.si(value, "s")
+
+
+def _plain(row: Row, name: str, render: Callable[[float], str]) -> str:
+    return _optional(row.reading(name).value, render)
+
+
+def _size_of(name: str) -> Callable[[Row], str]:
+    return lambda row: _plain(row, name, quantities.size)
+
+
+def _trained(row: Row, render: Callable[[Training], str]) -> str:
+    return ABSENT if row.outcome.training is None else render(row.outcome.training)
+
+
+def _training_memory(training: Training) -> str:
+    """Return the peak on the device that trained, or of the process where it was the processor."""
+    return _optional(training.device_peak_bytes or training.host_peak_bytes, quantities.size)
+
+
+def _standing(price: str) -> Callable[[Row], str]:
+    words = {"front": "on the front", "near": "not distinguishable", "beaten": "beaten", None: ABSENT}
+    return lambda row: words[row.standing(price)]
+
+
 _IF_SEVERAL = ("machine", "device")
 # What names a cell, measured or not.
 NAMING = (
@@ -156,6 +190,28 @@ COLUMNS = (
 )
 
 
+# What the tables behind single figures and the facts of one cell show beside that.
+MORE = (
+    Column("latency p90", lambda row: _plain(row, "latency_s.p90", _seconds)),
+    Column("latency p99", lambda row: _plain(row, "latency_s.p99", _seconds)),
+    Column("first call", lambda row: _plain(row, "load_s.first", _seconds)),
+    Column("size", lambda row: _plain(row, "artifact.size_bytes", quantities.size)),
+    Column("energy an image", energy),
+    Column("top-5", lambda row: _plain(row, "accuracy.top5", lambda share: f"{100 * share:.1f} %")),
+    Column("parameters", lambda row: _plain(row, "cost.parameters", quantities.count)),
+    Column("model", lambda row: row.outcome.cell.model.backbone, numeric=False),
+    Column("data", lambda row: row.outcome.data, numeric=False),
+    Column("run", lambda row: row.outcome.run, numeric=False),
+    Column("trained", lambda row: _trained(row, lambda training: quantities.si(training.seconds, "s"))),
+    Column("epochs", lambda row: _trained(row, lambda training: str(training.epochs))),
+    Column("training images/s", lambda row: _trained(row, lambda training: quantities.si(training.images_per_s, ""))),
+    Column("training memory", lambda row: _trained(row, _training_memory)),
+    Column("top-1 after training", lambda row: _trained(row, lambda training: f"{100 * training.top1:.1f} %")),
+    *(Column(title, _size_of(f"memory.{title.lower()}_bytes")) for title in LEDGER),
+    *(Column(f"front by {price.name}", _standing(price.name), numeric=False) for price in PRICES),
+)
+
+
 def columns_of(rows: Sequence[Row], among: Sequence[Column] = COLUMNS) -> list[Column]:
     """Return the columns `among` these that `rows` need: machine and device are named only where there are several."""
     unneeded = {column.title for column in among if column.title in _IF_SEVERAL and not _several(column, rows)}
@@ -168,5 +224,5 @@ def _several(column: Column, rows: Sequence[Row]) -> bool:
 
 def columns(*titles: str) -> tuple[Column, ...]:
     """Return the columns with these titles, in the order asked for."""
-    by_title = {column.title: column for column in COLUMNS}
+    by_title = {column.title: column for column in (*COLUMNS, *MORE)}
     return tuple(by_title[title] for title in titles)

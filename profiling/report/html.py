@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,100 +12,85 @@ import vl_convert
 from markupsafe import Markup
 
 from effvit.environment import Environment
-from effvit.profiling import results
+from effvit.profiling.crossover import Crossover, crossovers
 from effvit.profiling.records import SCHEMA
-from effvit.profiling.report import display, quantities, summary, used
-from effvit.profiling.report.details import DETAILS, Detail
-from effvit.profiling.report.figures import FIGURES, Figure, drawable
-from effvit.profiling.report.rows import Row, contexts, variant_order
+from effvit.profiling.report import crossings, display, page, quantities, summary, used
+from effvit.profiling.report.details import DETAILS
+from effvit.profiling.report.display import Column
+from effvit.profiling.report.figures import FIGURES
+from effvit.profiling.report.raw import result_file, table_file
+from effvit.profiling.report.rows import Row, contexts
+from effvit.profiling.report.table import csv_text
 from effvit.spec import BASELINE
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Texts of a table; `numeric` and `marked` say how columns and rows look.
+    """Texts of a table; `numeric` and `marked` say how columns and lines look.
 
-    A line with fewer texts than titles ends with one that runs over the columns that are left.
+    A line with fewer texts than titles ends with one that runs over the columns that are left. `rows` are the places of
+    the lines among all cells, which filters hide them by.
     """
 
     titles: tuple[str, ...]
     numeric: tuple[bool, ...]
     lines: tuple[tuple[str, ...], ...]
     marked: tuple[bool, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """A figure of one context; `element` is the id of the element that it is drawn into."""
-
-    element: str
-    figure: Figure
-    table: Table
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """The figures of one context."""
-
-    title: str
-    shown: bool
-    drawings: tuple[Drawing, ...]
+    rows: tuple[int, ...] = ()
 
 
 def html_text(rows: Sequence[Row]) -> str:
     """Return the report; every name in it that came from a file is escaped."""
-    panels, specs = _panels(rows)
+    crossed = crossovers(rows)
     machines = {row.outcome.environment: row.machine for row in rows}
-    missing = [row for row in rows if row.outcome.status != "ok" or row.outcome.notes]
+    raw, reduced = result_file([row.outcome for row in rows])
     return _template().render(
         title=f"Attention report: {', '.join(sorted({row.outcome.cell.model.backbone for row in rows}))}",
+        style=Markup(_part("report.css")),
         overview=summary.overview(rows),
-        paragraphs=summary.paragraphs(rows),
-        panels=panels,
+        paragraphs=summary.paragraphs(rows, crossed),
+        choices=page.choices(rows),
+        first=contexts(rows).index(summary.default_context(rows)),
+        drawn=any(row.outcome.evidence for row in rows),
+        figures=FIGURES,
+        crossed=_crossover_table(rows, crossed),
         full=_full_table(rows),
-        details=_details(rows),
+        details=[(place, one) for place, one in enumerate(DETAILS) if any(one.has(row) for row in rows)],
         signs=display.SIGNS.splitlines(),
         ceiling=display.CEILING,
         baseline=BASELINE,
         accuracy_basis=display.accuracy_basis(rows),
         environments=[(name, _facts(environment)) for environment, name in machines.items()],
         provenance=sorted({(row.outcome.data, row.outcome.run) for row in rows}),
-        missing=_table(missing, (*display.columns_of(rows, _NAMED), *_REASONS)),
+        missing=_missing(rows),
+        remarks=summary.remarks(rows),
         used=_table(used.distinct(rows), display.columns_of(rows, used.COLUMNS)),
         schema=SCHEMA,
-        specs=_inert(json.dumps(specs)),
-        raw=_inert("\n".join(results.encode(row.outcome).decode() for row in rows)),
+        downloads=(raw, table_file(csv_text(rows))),
+        reduced=reduced,
+        page=_inert(page.page_json(rows, crossed)),
         library=_library(),
+        script=Markup(_part("report.js")),
     )
 
 
 _NAMED = display.columns("machine", "attention", "backend", "precision", "device", "batch", "px")
-_REASONS = (
-    display.Column("status", display.status, numeric=False),
-    display.Column("notes", lambda row: "; ".join(row.outcome.notes) or quantities.ABSENT, numeric=False),
-)
+_STATUS = (Column("status", display.status, numeric=False),)
 
 
-def _panels(rows: Sequence[Row]) -> tuple[list[Panel], dict[str, object]]:
-    """Return the figures of every context, and the Vega-Lite specification of each by its element's id."""
+def _missing(rows: Sequence[Row]) -> Table:
+    """Return every cell that was not simply measured, with its reason."""
+    kept = [place for place, row in enumerate(rows) if row.outcome.status != "ok"]
+    table = _table([rows[place] for place in kept], (*display.columns_of(rows, _NAMED), *_STATUS))
+    return replace(table, rows=tuple(kept))
+
+
+def _crossover_table(rows: Sequence[Row], crossed: Sequence[Crossover]) -> Table:
+    """Return every crossover, under what tells its context from others."""
     among = contexts(rows)
-    variants = variant_order(rows)
-    first = summary.default_context(rows)
-    panels: list[Panel] = []
-    specs: dict[str, object] = {}
-    for number, context in enumerate(among):
-        members = [row for row in rows if row.context == context]
-        drawings = []
-        for figure in FIGURES:
-            if not drawable(members, figure):
-                continue
-            element = f"figure-{number}-{figure.name}"
-            chart = figure.chart(members, variants).properties(width="container")
-            specs[element] = chart.to_dict()
-            measured = [row for row in members if row.outcome.evidence]
-            drawings.append(Drawing(element, figure, _table(measured, display.columns(*figure.columns))))
-        panels.append(Panel(display.context_name(context, among), context == first, tuple(drawings)))
-    return panels, specs
+    lines = tuple((display.context_name(one.context, among), *crossings.line(one)) for one in crossed)
+    titles = ("where", *crossings.TITLES)
+    return Table(titles, (False,) * len(titles), lines, (False,) * len(lines))
 
 
 def _table(rows: Sequence[Row], columns: Sequence[display.Column]) -> Table:
@@ -114,7 +98,7 @@ def _table(rows: Sequence[Row], columns: Sequence[display.Column]) -> Table:
         titles=tuple(column.title for column in columns),
         numeric=tuple(column.numeric for column in columns),
         lines=tuple(tuple(column.text(row) for column in columns) for row in rows),
-        marked=tuple(row.pareto_latency or row.pareto_memory for row in rows),
+        marked=tuple("front" in (row.standing("latency"), row.standing("memory")) for row in rows),
     )
 
 
@@ -126,13 +110,7 @@ def _full_table(rows: Sequence[Row]) -> Table:
         line if row.outcome.evidence else (*line[:named], display.status(row))
         for row, line in zip(rows, table.lines, strict=True)
     )
-    return replace(table, lines=lines)
-
-
-def _details(rows: Sequence[Row]) -> list[tuple[Detail, Table]]:
-    """Return the tables of what was measured that are folded until they are asked for."""
-    parts = [(detail, [row for row in rows if detail.has(row)]) for detail in DETAILS]
-    return [(one, _table(some, display.columns_of(some, one.columns))) for one, some in parts if some]
+    return replace(table, lines=lines, rows=tuple(range(len(rows))))
 
 
 def _facts(environment: Environment) -> list[tuple[str, str]]:
@@ -167,5 +145,8 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = files("effvit.profiling.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source)
+    return environment.from_string(_part("report.html.j2"))
+
+
+def _part(name: str) -> str:
+    return files("effvit.profiling.report").joinpath(name).read_text(encoding="utf-8")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from effvit.environment import machine_names
 from effvit.profiling import stats
 from effvit.profiling.metrics.base import Metric, Reading
 from effvit.profiling.records import Evidence, Outcome
 from effvit.profiling.report import pareto
+from effvit.profiling.report.pareto import Standing
 from effvit.profiling.stats import Estimate
 from effvit.registry import discover
 from effvit.spec import BASELINE, Precision, Workload
@@ -30,14 +32,33 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """What accuracy is paid with: the sum of those of the readings that there are."""
+
+    name: str
+    readings: tuple[str, ...]
+    better: Literal["lower", "higher"] = "lower"
+
+
+ENERGY = ("energy.cpu_gross_j", "energy.gpu_gross_j")
+PRICES = (
+    Price("latency", ("latency_s.p50",)),
+    Price("throughput", ("throughput.images_per_s",), "higher"),
+    Price("memory", ("memory.host_peak_bytes",)),
+    Price("size", ("artifact.size_bytes",)),
+    Price("energy", ENERGY),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """A cell of the report.
 
     `machine` names the environment, and no other has that name. `baseline` is the softmax outcome of the same context
     and workload. `speedup` is its median latency over this one, paired round by round, and None unless both were
     measured in the same rounds. `ceiling` is the speed-up if the attention core were free, `macs_ratio` the softmax
-    model's MACs over this model's, `top1_gap` this top-1 minus the baseline's, as a share. `pareto_latency`
-    and `pareto_memory` mark the fronts of top-1 within the context; an unstable row lies on none.
+    model's MACs over this model's, `top1_gap` this top-1 minus the baseline's, as a share. `standings` tell for each
+    of `PRICES` how the row stands in top-1 against that within the context; an unstable row stands nowhere.
     """
 
     outcome: Outcome
@@ -49,8 +70,7 @@ class Row:
     ceiling: float | None = None
     macs_ratio: float | None = None
     top1_gap: Estimate | None = None
-    pareto_latency: bool = False
-    pareto_memory: bool = False
+    standings: tuple[Standing | None, ...] = ()
 
     @property
     def context(self) -> Context:
@@ -79,6 +99,27 @@ class Row:
         """Whether other rows are compared with this one."""
         return self.outcome.cell.model.attention == BASELINE
 
+    @property
+    def pareto_latency(self) -> bool:
+        """Whether nothing in the context is both faster and more accurate."""
+        return self.standing("latency") == "front"
+
+    @property
+    def pareto_memory(self) -> bool:
+        """Whether nothing in the context needs less memory and is more accurate."""
+        return self.standing("memory") == "front"
+
+    def standing(self, price: str) -> Standing | None:
+        """Return how the row stands in top-1 against the price called `price`."""
+        return next((one for known, one in zip(PRICES, self.standings, strict=False) if known.name == price), None)
+
+    def total(self, names: Sequence[str]) -> Reading:
+        """Return the only one of these readings that has a value, or the sum of them, without an interval."""
+        known = [reading for name in names if (reading := self.reading(name)).value is not None]
+        if len(known) == 1:
+            return known[0]
+        return Reading(" + ".join(names), sum(one.value or 0 for one in known) if known else None)
+
     def reading(self, name: str) -> Reading:
         """Return the reading called `name`; one without a value for a cell that was not measured."""
         for reading in self.readings:
@@ -98,7 +139,7 @@ def make_rows(outcomes: Iterable[Outcome]) -> list[Row]:
         for outcome, label, machine in zip(outcomes, labels(outcomes), machines, strict=True)
     ]
     rows.sort(key=lambda row: (row.context, row.workload, not row.is_baseline, row.label))
-    return _with_fronts(rows)
+    return _with_standings(rows)
 
 
 def contexts(rows: Iterable[Row]) -> list[Context]:
@@ -187,15 +228,26 @@ def _details(outcome: Outcome) -> str:
     return ", ".join(f"{name}={value}" for name, value in outcome.cell.model.options)
 
 
-def _with_fronts(rows: Sequence[Row]) -> list[Row]:
+def _with_standings(rows: Sequence[Row]) -> list[Row]:
     groups: dict[Context, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.context].append(row)
     marked: list[Row] = []
     for group in groups.values():
-        top1 = [None if row.unstable else row.reading("accuracy.top1").value for row in group]
-        fast = pareto.front(top1, [row.reading("latency_s.p50").value for row in group])
-        small = pareto.front(top1, [row.reading("memory.host_peak_bytes").value for row in group])
-        flags = zip(group, fast, small, strict=True)
-        marked += [replace(row, pareto_latency=one, pareto_memory=other) for row, one, other in flags]
+        top1 = [None if row.unstable else _estimate(row.reading("accuracy.top1")) for row in group]
+        columns = [pareto.standings(top1, [_paid(row, price) for row in group]) for price in PRICES]
+        marked += [replace(row, standings=stand) for row, stand in zip(group, zip(*columns, strict=True), strict=True)]
     return marked
+
+
+def _paid(row: Row, price: Price) -> Estimate | None:
+    """Return the price, the lower the better; a rate as its inverse."""
+    paid = _estimate(row.total(price.readings))
+    if paid is None or price.better == "lower":
+        return paid
+    low, high = (None if end is None else 1 / end for end in (paid.high, paid.low))
+    return Estimate(1 / paid.value, low, high)
+
+
+def _estimate(reading: Reading) -> Estimate | None:
+    return None if reading.value is None else Estimate(reading.value, reading.low, reading.high)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from effvit.profiling import stats
-from effvit.profiling.report import display
+from effvit.profiling.crossover import Crossover
+from effvit.profiling.report import crossings, display
 from effvit.profiling.report.rows import Context, Row, contexts
 from effvit.spec import BASELINE
 
@@ -32,13 +33,37 @@ def overview(rows: Sequence[Row]) -> str:
     )
 
 
-def paragraphs(rows: Sequence[Row]) -> list[Paragraph]:
-    """Return what each context shows, in the order of the rows."""
+def paragraphs(rows: Sequence[Row], crossed: Sequence[Crossover] = ()) -> list[Paragraph]:
+    """Return what each context shows, in the order of the rows; `crossed` are the crossovers of all of them."""
     among = contexts(rows)
-    return [
-        Paragraph(display.context_name(context, among), _sentences([row for row in rows if row.context == context]))
-        for context in among
-    ]
+    found = []
+    for context in among:
+        said = _sentences([row for row in rows if row.context == context])
+        where = crossings.sentences([one for one in crossed if one.context == context])
+        found.append(Paragraph(display.context_name(context, among), (*said, *where)))
+    return found
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """Return each remark on cells once, with how many it is on, and which where that says less than all."""
+    noted: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        for note in row.outcome.notes:
+            noted[note].append(row)
+    return [f"{note}: {_which(some, rows)}" for note, some in noted.items()]
+
+
+def _which(some: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Return `54 of 72 cells (384, 512 px)`: what tells these from the others, in attention or in resolution."""
+    if len(some) == len(rows):
+        return "all cells"
+    count = f"{len(some)} of {_counted(len(rows), 'cell')}"
+    told = []
+    for texts in (lambda row: row.label, lambda row: f"{row.workload.resolution} px"):
+        few = dict.fromkeys(map(texts, some))
+        if len(few) < len(set(map(texts, rows))):
+            told.append(", ".join(few))
+    return f"{count} ({'; '.join(told)})" if told else count
 
 
 def default_context(rows: Sequence[Row]) -> Context:
@@ -50,7 +75,7 @@ def default_context(rows: Sequence[Row]) -> Context:
 def _sentences(rows: Sequence[Row]) -> tuple[str, ...]:
     if not any(row.outcome.evidence for row in rows):
         return ("No cell was measured.",)
-    sentences = [_safest(rows), _fastest(rows), _most_accurate(rows), _decided(rows)]
+    sentences = [_safest(rows), _fastest(rows), _front(rows), _most_accurate(rows), _decided(rows)]
     return tuple(sentence for sentence in sentences if sentence)
 
 
@@ -98,6 +123,17 @@ def _may_be_as_accurate(row: Row, best: Row) -> bool:
     ours, theirs = (one.outcome.evidence.accuracy if one.outcome.evidence else None for one in (row, best))
     gap = None if ours is None or theirs is None else stats.top1_gap(ours, theirs)
     return gap is not None and gap.high is not None and gap.high >= 0
+
+
+def _front(rows: Sequence[Row]) -> str:
+    """Count what nothing beats in accuracy and latency, and what cannot be told from it."""
+    counts = Counter(row.standing("latency") for row in rows)
+    if not counts["front"]:
+        return ""
+    alike = (
+        f"{_counted(counts['near'], 'other')} cannot be told from these, and {counts['beaten']} are beaten beyond doubt"
+    )
+    return f"By accuracy and latency {_counted(counts['front'], 'cell')} on the front; {alike}."
 
 
 def _decided(rows: Sequence[Row]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from effvit.profiling.metrics.base import Reading
 from effvit.profiling.report import details, display, quantities
-from effvit.profiling.report.rows import Row
+from effvit.profiling.report.rows import PRICES, Row
 from effvit.spec import BASELINE
 
 _FACTS = (
@@ -18,8 +18,8 @@ _FACTS = (
 )  # fmt: skip
 _COMPARED = (
     "speedup", "speedup_low", "speedup_high", "ceiling_speedup", "macs_ratio",
-    "top1_difference", "top1_difference_low", "top1_difference_high", "pareto_latency", "pareto_memory",
-    "bound_by",
+    "top1_difference", "top1_difference_low", "top1_difference_high",
+    *(f"pareto_{price.name}" for price in PRICES), "bound_by",
 )  # fmt: skip
 
 
@@ -65,8 +65,7 @@ def _number(reading: Reading, end: str) -> float | None:
 def _compared(row: Row) -> list[object]:
     times = [row.speedup.value, row.speedup.low, row.speedup.high] if row.speedup else [None] * 3
     gaps = [row.top1_gap.value, row.top1_gap.low, row.top1_gap.high] if row.top1_gap else [None] * 3
-    fronts = [int(row.pareto_latency), int(row.pareto_memory)]
-    return [*times, row.ceiling, row.macs_ratio, *gaps, *fronts, _text(details.bound(row))]
+    return [*times, row.ceiling, row.macs_ratio, *gaps, *row.standings, _text(details.bound(row))]
 
 
 def _text(shown: str) -> str:

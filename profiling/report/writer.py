@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import altair as alt
 import vl_convert
 
 from effvit.errors import ResultError
+from effvit.profiling.crossover import crossovers
 from effvit.profiling.records import Outcome
 from effvit.profiling.report import display, html, table
-from effvit.profiling.report.figures import FIGURES, Figure, drawable
-from effvit.profiling.report.rows import Row, contexts, make_rows, variant_order
+from effvit.profiling.report.figures import FIGURES, Figure, Points
+from effvit.profiling.report.page import panels
+from effvit.profiling.report.rows import Context, Row, contexts, make_rows, variant_order
 from effvit.storage import write_atomically
 
 _PANEL_WIDTH_PX = 420
 _PANELS_ACROSS = 2
 _SHARPNESS = 2.0
+_OF_THE_WHOLE = ("$schema", "config")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,9 @@ def write_report(outcomes: Iterable[Outcome], folder: Path) -> ReportFiles:
 
 def _write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
     written: list[Path] = []
+    drawn = panels(rows, crossovers(rows))
     for figure in FIGURES:
-        spec = _still(rows, figure)
+        spec = _still(rows, drawn, figure)
         if spec is None:
             continue
         png, svg = folder / f"{figure.name}.png", folder / f"{figure.name}.svg"
@@ -68,17 +72,30 @@ def _write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
     return written
 
 
-def _still(rows: Sequence[Row], figure: Figure) -> str | None:
+def _still(rows: Sequence[Row], drawn: Sequence[tuple[Context, Points]], figure: Figure) -> dict[str, Any] | None:
     """Return the specification of `figure` with one panel a context, or None where no context has its numbers."""
     among = contexts(rows)
     variants = variant_order(rows)
-    panels = []
-    for context in among:
-        members = [row for row in rows if row.context == context]
-        if drawable(members, figure):
-            title = display.context_name(context, among)
-            panels.append(figure.chart(members, variants).properties(width=_PANEL_WIDTH_PX, title=title))
-    if not panels:
+    found = []
+    for context, points in drawn:
+        if figure.drawable(points):
+            chart = figure.chart(points, variants)
+            named = chart.properties(width=_PANEL_WIDTH_PX, title=display.context_name(context, among))
+            found.append(_with_data(named.to_dict(), points))
+    if not found:
         return None
-    page = alt.concat(*panels, columns=_PANELS_ACROSS).properties(title=figure.title, background="white")
-    return str(page.to_json())
+    return {
+        "$schema": found[0]["$schema"],
+        "title": figure.title,
+        "background": "white",
+        "columns": _PANELS_ACROSS,
+        "concat": [{key: value for key, value in one.items() if key not in _OF_THE_WHOLE} for one in found],
+    }
+
+
+def _with_data(spec: dict[str, Any], points: Points) -> dict[str, Any]:
+    """Return `spec` with the points in the place of their names: panels have different ones under the same names."""
+    data = spec["data"]
+    layers = [_with_data(layer, points) if "data" in layer else layer for layer in spec.get("layer", ())]
+    whole = {**spec, "data": {"values": list(getattr(points, data["name"]))}}
+    return whole | ({"layer": layers} if layers else {})

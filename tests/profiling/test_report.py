@@ -1,4 +1,6 @@
+import base64
 import csv
+import gzip
 import io
 import json
 import re
@@ -15,8 +17,8 @@ from effvit.export.settings import Placement, RuntimeSettings
 from effvit.profiling import results
 from effvit.profiling.confinement import Confinement
 from effvit.profiling.devices import CPU, Device
-from effvit.profiling.records import Outcome
-from effvit.profiling.report import figures, summary, table, terminal
+from effvit.profiling.records import Outcome, Training
+from effvit.profiling.report import display, figures, points, raw, summary, table, terminal
 from effvit.profiling.report.html import html_text
 from effvit.profiling.report.rows import make_rows
 from effvit.profiling.report.writer import write_report
@@ -41,12 +43,15 @@ class _Page(HTMLParser):
         self.tags: list[str] = []
         self.loaded: list[str] = []
         self.scripts: dict[str | None, str] = {}
+        self.downloads: dict[str, str] = {}
         self._script: str | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         links = ("src",) if tag == "a" else ("src", "href")
         self.loaded += [value or "" for name, value in attrs if name in links]
+        if tag == "a" and "download" in dict(attrs):
+            self.downloads[dict(attrs)["download"] or ""] = dict(attrs)["href"] or ""
         if tag == "script":
             self._script = dict(attrs).get("id")
 
@@ -59,6 +64,10 @@ def _page(outcomes: list[Outcome]) -> _Page:
     page = _Page()
     page.feed(html_text(make_rows(outcomes)))
     return page
+
+
+SWEEP_PAGE = _page(make_sweep())
+SWEPT = json.loads(SWEEP_PAGE.scripts["page"])
 
 
 def _hostile() -> list[Outcome]:
@@ -215,7 +224,7 @@ def test_csv_has_one_line_a_cell_in_full_precision() -> None:
     for line, row in zip(lines, ROWS, strict=True):
         value = row.reading("latency_s.p50").value
         assert line["latency_s.p50"] == ("" if value is None else repr(value))
-        assert line["pareto_latency"] == str(int(row.pareto_latency))
+        assert line["pareto_latency"] == (row.standing("latency") or "")
     assert {"memory.host_peak_bytes", "throughput.images_per_s.low", "height_px", "ceiling_speedup"} <= set(lines[0])
 
 
@@ -229,7 +238,8 @@ def test_markdown_keeps_hostile_names_in_their_cell() -> None:
 def test_hostile_names_stay_text_in_html() -> None:
     page = _page(_hostile())
     assert "img" not in page.tags
-    assert page.tags.count("script") == 4
+    assert page.tags.count("script") == 3
+    assert page.tags.count("button") == 1  # that of the filters
 
 
 def test_the_library_is_embedded_once_and_nothing_is_loaded() -> None:
@@ -238,20 +248,93 @@ def test_the_library_is_embedded_once_and_nothing_is_loaded() -> None:
     page = _Page()
     page.feed(text)
     assert page.loaded == ["data:,"]  # the icon, which a browser would look for elsewhere
+    assert "http://" not in text.replace("http://www.w3.org/", "")[: text.index('id="page"')]
 
 
-def test_the_raw_data_in_html_is_a_result_file() -> None:
-    lines = _page(_hostile()).scripts["raw"].splitlines()
-    assert [results.decode(line.encode(), "raw") for line in lines] == [row.outcome for row in make_rows(_hostile())]
+def _downloads(page: _Page) -> dict[str, bytes]:
+    return {
+        name.removesuffix(".gz"): gzip.decompress(base64.b64decode(href.split(",")[1]))
+        for name, href in page.downloads.items()
+    }
 
 
-def test_html_has_a_figure_a_context_and_a_table_behind_each() -> None:
-    page = _page(make_sweep())
-    specs = json.loads(page.scripts["specs"])
-    assert len(specs) == 4 * len(figures.FIGURES)  # 2 backends x 2 batches
-    assert page.tags.count("figure") == page.tags.count("figcaption") == len(specs)
-    # Efficiency and memory, but no calls on a GPU; and the data and runs.
-    assert page.tags.count("details") == len(specs) + 2 + 1
+def test_the_raw_data_in_html_is_a_result_file_and_the_table() -> None:
+    files = _downloads(_page(_hostile()))
+    lines = files["results.jsonl"].splitlines()
+    assert [results.decode(line, "raw") for line in lines] == [row.outcome for row in make_rows(_hostile())]
+    assert files["report.csv"].decode() == table.csv_text(make_rows(_hostile()))
+
+
+def test_raw_data_that_a_page_cannot_hold_are_reduced_to_the_medians_of_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = [make_outcome("softmax"), make_outcome("linformer")]
+    monkeypatch.setattr(raw, "MOST_BYTES", 1000)
+    page = html_text(make_rows(outcomes))
+    assert "the median of each round stands for them" in page
+    parsed = _Page()
+    parsed.feed(page)
+    lines = _downloads(parsed)["results-reduced.jsonl"].splitlines()
+    less = [results.decode(line, "raw") for line in lines]
+    assert [len(one.evidence.samples.seconds) for one in less if one.evidence] == [6, 6]
+    assert all(raw.REDUCED in one.notes for one in less)
+    whole, thin = make_rows(outcomes), make_rows(less)
+    assert [row.speedup for row in thin] == [row.speedup for row in whole]
+
+
+def test_every_figure_of_a_context_is_drawn_from_the_cells_of_it_and_has_a_table() -> None:
+    page, data = SWEEP_PAGE, SWEPT
+    assert [one["title"] for one in data["contexts"]] == [
+        f"{backend}, fp32, batch {batch}" for backend in ("ort-cpu", "torch") for batch in (1, 8)
+    ]
+    assert [len(one["cells"]) for one in data["contexts"]] == [15] * 4  # 5 variants at 3 resolutions
+    # There is neither energy nor training in these.
+    drawn = [
+        figure["name"]
+        for figure, spec in zip(data["figures"], data["contexts"][0]["specs"], strict=True)
+        if spec is not None
+    ]
+    assert drawn == [one.name for one in figures.FIGURES if one.name not in ("accuracy-energy", "training-cost")]
+    assert page.tags.count("figure") == page.tags.count("figcaption") == len(figures.FIGURES)
+    # A table behind each; the efficiency, and the data and runs.
+    assert page.tags.count("details") == len(figures.FIGURES) + 1 + 1
+    assert all(figure["columns"] or figure["name"] == "crossover" for figure in data["figures"])
+
+
+def test_contexts_with_the_same_resolutions_share_their_drawings() -> None:
+    data = SWEPT
+    assert len(data["specs"]) < 2 * len(figures.FIGURES)
+    assert '"values": [' not in json.dumps(data["specs"]).replace('"values": [197', "")
+
+
+def test_filters_are_what_cells_differ_in() -> None:
+    data = SWEPT
+    assert [name for name, _ in data["dimensions"]] == ["backend", "batch", "px", "attention"]
+
+
+def test_every_fact_of_a_cell_is_in_its_hover() -> None:
+    data = SWEPT
+    row = data["texts"][0]
+    facts = {data["columns"][place]: data["strings"][row[place]] for place in data["facts"]}
+    assert facts["attention"] == "softmax"
+    assert facts["latency p50"] == display.latency(ROWS[0])
+    assert {"peak memory", "size", "top-1", "MACs", "run", "status", "trained", "energy an image"} <= set(facts)
+
+
+def test_remarks_are_told_once_with_the_cells_they_are_on() -> None:
+    outcomes = [make_outcome(attention, px) for attention in ("softmax", "linformer") for px in (224, 384)]
+    noted = [replace(one, notes=("resampled",)) if one.cell.workload.height == 384 else one for one in outcomes]
+    assert summary.remarks(make_rows(noted)) == ["resampled: 2 of 4 cells (384 px)"]
+    assert summary.remarks(make_rows([replace(one, notes=("<b>",)) for one in outcomes])) == ["<b>: all cells"]
+
+
+def test_what_training_took_is_drawn_once_a_run() -> None:
+    training = Training(30, 1800.0, 410.0, 0.81, 2**31, None)
+    outcomes = [replace(make_outcome("softmax", px), training=training) for px in (224, 384)]
+    data = json.loads(_page(outcomes).scripts["page"])
+    place = data["fields"].index("of_run")
+    assert [cell[place] for cell in data["contexts"][0]["cells"]] == [True, None]
+    names = [figure["name"] for figure in data["figures"]]
+    assert data["contexts"][0]["specs"][names.index("training-cost")] is not None
+    assert {"30 min", "1.8 ks"} & set(data["strings"])
 
 
 def test_the_efficiency_of_a_cell_is_in_html_and_csv() -> None:
@@ -263,7 +346,8 @@ def test_the_efficiency_of_a_cell_is_in_html_and_csv() -> None:
     assert 0.3 < float(line["efficiency.gemm_share"]) < 0.6  # invented at 9e10 MAC/s and a constant
     text = html_text(rows)
     assert "of the GEMM rate" in text
-    assert "<td>compute</td>" in text
+    page = _page([make_outcome("softmax")])
+    assert "compute" in json.loads(page.scripts["page"])["strings"]
 
 
 def test_a_machine_that_was_not_calibrated_bounds_nothing() -> None:
@@ -285,14 +369,14 @@ def test_a_variant_keeps_its_colour_and_shape_where_others_are_missing() -> None
     scales = []
     for count in (1, len(VARIANTS)):
         rows = make_rows([make_outcome(attention) for attention in VARIANTS[:count]])
-        spec = figures.accuracy_against_latency(rows, variants).to_dict()
+        spec = figures.FIGURES[0].chart(figures.Points(points.cells(rows)), variants).to_dict()
         scales.append([layer["encoding"]["shape"]["scale"] for layer in spec["layer"] if "shape" in layer["encoding"]])
     assert scales[0] == scales[1]
 
 
 def test_no_figure_is_made_without_its_numbers() -> None:
     rows = make_rows([without_evidence(make_outcome(), "oom", "measure", "too large")])
-    assert not any(figures.drawable(rows, figure) for figure in figures.FIGURES)
+    assert not any(figure.drawable(figures.Points(points.cells(rows))) for figure in figures.FIGURES)
     assert "No cell was measured" in html_text(rows)
 
 
@@ -335,9 +419,9 @@ def test_a_report_is_html_csv_markdown_and_every_figure_twice(tmp_path: Path) ->
     assert written.html.read_text().startswith("<!DOCTYPE html>")
     assert written.csv.exists()
     assert written.markdown.exists()
-    assert [path.name for path in written.figures] == [
-        f"{figure.name}.{kind}" for figure in figures.FIGURES for kind in ("png", "svg")
-    ]
+    # One resolution crosses nothing, and there is neither energy nor training in these.
+    drawn = [one.name for one in figures.FIGURES if one.name not in ("crossover", "accuracy-energy", "training-cost")]
+    assert [path.name for path in written.figures] == [f"{name}.{kind}" for name in drawn for kind in ("png", "svg")]
     for path in written.figures:
         assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<svg")
 
