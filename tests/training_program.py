@@ -17,7 +17,7 @@ RECIPE = {
     "epochs": 3,
     "batch": 10,
     "crop_scale": (0.5, 1.0),
-    "auto_augment": "rand-m9-mstd0.5-inc1",
+    "auto_augment": "rand-m9-mstd0.5-mmax9-inc1",
     "random_erasing": 0.25,
     "mixup": 0.2,
     "cutmix": 0.5,

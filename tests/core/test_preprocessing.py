@@ -14,6 +14,7 @@ from timm.data import create_transform, resolve_model_data_config
 from effvit.data.base import PHOTOGRAPHS, DataDefaults
 from effvit.errors import UnsupportedError
 from effvit.preprocessing import Preprocessing, evaluation_transform, normalise, preprocessing_of, training_transform
+from effvit.recipe import PRESETS, default_recipe
 
 IMAGENET = Preprocessing(
     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_fraction=0.875, interpolation="bilinear"
@@ -110,10 +111,12 @@ def test_augmentation_changes_images(change: DataDefaults) -> None:
     assert not all(torch.equal(augment(photograph(64, 64)), plain) for _ in range(20))
 
 
-def test_the_folders_own_augmentation_survives_every_magnitude() -> None:
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_augmentation_of_every_recipe_survives_every_magnitude(preset: str) -> None:
     """timm's posterize keeps 0 bits at the largest magnitude, which Pillow refuses; found after 40 s on real images."""
     random.seed(0)
-    augment = training_transform(IMAGENET, 32, 32, PHOTOGRAPHS)
+    np.random.seed(0)
+    augment = training_transform(IMAGENET, 32, 32, default_recipe(PHOTOGRAPHS, from_scratch=True, preset=preset))
     image = photograph(48, 48)
     for _ in range(1500):  # 2 of some 15 operations an image; the uncapped policy fails within 300
         augment(image)
