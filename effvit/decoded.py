@@ -15,12 +15,12 @@ import numpy.typing as npt
 import PIL
 from PIL import Image
 
+from effvit.cached import Cached, Where
 from effvit.data.base import ImageData, Sample
 from effvit.decoding import MappedImage, Source, decode, encoding_of, in_threads
 from effvit.errors import DataError, StorageError, UsageError, first_line
 from effvit.memory import available_bytes
 from effvit.progress import Progress, silent
-from effvit.run import Cached, Where
 from effvit.storage import one_at_a_time, remove_unfinished, replacing, user_cache
 
 MEMORY_SHARE = 0.75

@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from effvit.autocast import amp_of, native_amp
 from effvit.backbone import resolution_of
+from effvit.cached import Where
 from effvit.claim import claimed
 from effvit.cost import cost_of
 from effvit.data.base import ImageData
@@ -34,7 +35,6 @@ from effvit.run import (
     RunRecord,
     TransferEpoch,
     TransferRecord,
-    Where,
     new_folder,
     now,
 )

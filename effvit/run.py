@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from effvit.accuracy import Accuracy
+from effvit.cached import Cached
 from effvit.data.base import ImageData, load_data
 from effvit.environment import Environment
 from effvit.errors import (
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "effvit.run/2"
 WEIGHTS, LAST, RECORD, HISTORY = "model.safetensors", "last.safetensors", "run.json", "history.jsonl"
-Where = Literal["ram", "disk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +107,6 @@ class TransferEpoch:
     train_s: float
     images_per_s: float
     learning_rate: float
-
-
-@dataclass(frozen=True, slots=True)
-class Cached:
-    """How the training images of a run were kept.
-
-    Those whose shorter side is longer than `shorter_side` (px) were resized to it once, by Pillow's bicubic filter, and
-    every crop is taken from that: not from the original image.
-    """
-
-    where: Where
-    shorter_side: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,4 +58,4 @@ def wait_until_drawn(browser: Chrome) -> None:
     """Wait until every figure that is not hidden is drawn."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, 30).until(lambda chrome: chrome.execute_script(DRAWN))
+    WebDriverWait(browser, 120).until(lambda chrome: chrome.execute_script(DRAWN))

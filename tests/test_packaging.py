@@ -77,7 +77,7 @@ def test_the_wheel_holds_every_module(wheel: Path) -> None:
         ("profiling", "effvit/profiling"),
         ("cli", "effvit/cli"),
     ):
-        for pattern in ("*.py", "*.j2"):
+        for pattern in ("*.py", "*.j2", "*.css", "*.js"):
             for path in (ROOT / folder).rglob(pattern):
                 if not any(part.is_symlink() for part in path.parents):
                     expected.add(f"{package}/{path.relative_to(ROOT / folder)}")

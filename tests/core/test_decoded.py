@@ -19,6 +19,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from training_program import request
 
 from effvit import decoded
+from effvit.cached import Cached, Where
 from effvit.data.base import ImageData, load_data
 from effvit.decoded import cached_for, with_cache
 from effvit.decoding import MappedImage, decode
@@ -28,7 +29,7 @@ from effvit.images import ImageDataset, ImageLoader
 from effvit.optimisation import Step
 from effvit.progress import silent
 from effvit.resume import resume
-from effvit.run import WEIGHTS, Cached, Where, open_run
+from effvit.run import WEIGHTS, open_run
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +135,7 @@ PROGRAM = """
 import os, signal, sys
 from effvit.data.base import load_data
 from effvit.decoded import with_cache
-from effvit.run import Cached
+from effvit.cached import Cached
 die_at = int(sys.argv[2])
 def progress(done, total):
     if done == die_at:

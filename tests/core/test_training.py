@@ -11,8 +11,7 @@ from models_for_tests import digits, model_of, record_of
 from pictures import noise
 from torch._dynamo.exc import Unsupported
 
-from effvit import run as run_module
-from effvit import training
+from effvit import checkpoint, training
 from effvit.checkpoint import read_weights
 from effvit.data.base import ImageData, Sample
 from effvit.errors import CheckFailedError, DataError, StorageError, UnsupportedError, UsageError
@@ -252,14 +251,14 @@ def test_a_vanished_image_is_named(part: str, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_said_and_the_first_epoch_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = run_module.save_weights
+    honest = checkpoint.save_weights
 
     def save(path: Path, model: torch.nn.Module) -> None:
         if (tmp_path / "run" / HISTORY).exists():
             raise StorageError(f"{path} cannot be written: no space left on device", "free some space")
         honest(path, model)
 
-    monkeypatch.setattr(run_module, "save_weights", save)
+    monkeypatch.setattr(checkpoint, "save_weights", save)
     with pytest.raises(StorageError, match="no space left"):
         trained(tmp_path)
     run = open_run(tmp_path / "run")

@@ -211,6 +211,7 @@ def test_hostile_names_stay_text_wherever_they_stand(browser: Chrome, tmp_path: 
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.slow
 def test_two_thousand_cells_stay_below_five_megabytes_and_open(browser: Chrome, tmp_path: Path) -> None:
     page = _written(make_many(), tmp_path)
     assert (tmp_path / "report.html").stat().st_size < MOST_BYTES
