@@ -187,11 +187,11 @@ def test_an_engine_that_is_not_quantised_shares_its_graph_with_onnx_runtime() ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # six exports of twelve blocks each
+@pytest.mark.timeout(900)  # six exports each
 @pytest.mark.parametrize("px", [224, 384])
 @pytest.mark.parametrize("attention", list(attention_variants()))
 def test_every_variant_has_a_graph_for_tensorrt_in_every_precision(tmp_path: Path, attention: str, px: int) -> None:
-    run = make_run(tmp_path, attention, backbone="vit_tiny_patch16_224", px=224)
+    run = make_run(tmp_path, attention, backbone="test_vit", px=224)
     for precision in TYPES:
         graph = graph_of(run, precision, tmp_path, px)
         check_types(graph, precision)
