@@ -53,6 +53,19 @@ class GpuConditions:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """Memory of a GPU in bytes after launches, as its driver tells: that of the process, and all that is in use.
+
+    Runtimes do not give back to the driver what they took for a launch, so it is their peak but for what loading took
+    for a moment. None: the driver does not tell, and `note` says why.
+    """
+
+    process_bytes: int | None
+    device_bytes: int | None
+    note: str = ""
+
+
 class GpuMeter:
     """Reads one GPU before and after rounds; `gpu` is its name with the driver, `GPU-` and a UUID."""
 
@@ -99,6 +112,24 @@ class GpuMeter:
             others_share=None if others is None else self._asked("shares", lambda: self._share(others)),
             note="; ".join(self._gaps),
         )
+
+    def memory(self) -> GpuMemory:
+        """Return how much memory of the GPU this process has now, and how much of it is in use in all."""
+        if self._handle is None:
+            return GpuMemory(None, None, self._missing)
+        self._gaps = []
+        process_bytes = self._asked("memory of the process", self._own_bytes)
+        device_bytes = self._asked("memory", lambda: int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used))
+        return GpuMemory(process_bytes, device_bytes, "; ".join(self._gaps))
+
+    def _own_bytes(self) -> int | None:
+        for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle):
+            if process.pid == os.getpid() and process.usedGpuMemory is not None:
+                return int(process.usedGpuMemory)
+        self._gaps.append(
+            "memory of the process: the driver does not tell it, as in containers with numbers of their own"
+        )
+        return None
 
     def _asked(self, what: str, ask: Callable[[], T | None]) -> T | None:
         """Return an answer of the driver; None, with the reason among the gaps, where it gives none."""

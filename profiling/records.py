@@ -17,6 +17,7 @@ from effvit.export.settings import RuntimeSettings
 from effvit.profiling.confinement import Confinement
 from effvit.profiling.devices import CPU, Device
 from effvit.profiling.disturbance import Turn
+from effvit.profiling.gpu import GpuMemory
 from effvit.spec import Cost, ModelSpec, Precision, Workload
 
 SCHEMA = "effvit.result/3"
@@ -83,7 +84,7 @@ class HostMemory:
     and nothing opened, `loaded_bytes` with the artifact opened, `bound_bytes` with the images in place, which take
     `images_bytes` themselves. `launch_peak_bytes` is the highest during the launches that followed, `peak_bytes` that
     of the whole process, and `virtual_peak_bytes` the most it reserved, used or not. None: the reading is not available
-    here, and `note` says why.
+    here, and `note` says why. `gpu` is None where no GPU computes.
     """
 
     before_bytes: int | None
@@ -96,6 +97,7 @@ class HostMemory:
     images_bytes: int | None = None
     launch_peak_bytes: int | None = None
     virtual_peak_bytes: int | None = None
+    gpu: GpuMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import msgspec
@@ -101,7 +101,10 @@ class Worker:
         for _ in range(3):  # allocators reach their steady size with the second launch
             session.launch()
             session.synchronize()
-        return asdict(_ledger((start, before, loaded, bound, resident_memory()), forgotten, self._images.nbytes))
+        ledger = _ledger((start, before, loaded, bound, resident_memory()), forgotten, self._images.nbytes)
+        # Last of all: NVML takes memory of the host.
+        gpu = GpuMeter(session.gpu).memory() if isinstance(session, StagedSession) else None
+        return asdict(replace(ledger, gpu=gpu))
 
     def limit_memory(self, memory_bytes: int) -> dict[str, object]:
         """Take no more than so much data from now on, or what the process was limited to before."""

@@ -12,7 +12,7 @@ import pytest
 
 from effvit.export.base import Images, Logits
 from effvit.profiling.disturbance import TOLERANCE, Conditions, Counters, disturbances
-from effvit.profiling.gpu import GpuConditions, GpuMeter, parent_of
+from effvit.profiling.gpu import GpuConditions, GpuMemory, GpuMeter, parent_of
 from effvit.profiling.timer import time_round
 
 NAME = "GPU-01234567"
@@ -22,6 +22,12 @@ OURS, SIBLING, STRANGER = os.getpid(), 70_001, 70_002
 @dataclass
 class Process:
     pid: int
+    usedGpuMemory: int | None = 700  # noqa: N815  # NVIDIA's name
+
+
+@dataclass
+class Memory:
+    used: int
 
 
 @dataclass
@@ -89,6 +95,10 @@ class FakeNvml:
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Process]:  # noqa: N802
         self._answer("nvmlDeviceGetComputeRunningProcesses")
         return [Process(pid) for pid in self.pids]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str, version: int | None = None) -> Memory:  # noqa: N802
+        self._answer("nvmlDeviceGetMemoryInfo")
+        return Memory(9_000)
 
     def nvmlDeviceGetProcessUtilization(self, handle: str, timeStamp: int) -> list[Sample]:  # noqa: N802, N803
         self._answer("nvmlDeviceGetProcessUtilization")
@@ -305,3 +315,18 @@ def test_a_round_is_disturbed_by_what_the_gpu_suffers(changes: dict[str, object]
 def test_what_others_do_on_the_processor_counts_beside_a_gpu_too() -> None:
     (found,) = disturbances([replace(ROUND, others_s=1.0)], TOLERANCE)
     assert found == "other processes had 50 % of the cores"
+
+
+def test_the_memory_of_the_process_is_told_from_that_of_all() -> None:
+    nvml = FakeNvml()
+    nvml.pids = [STRANGER, OURS]
+    assert GpuMeter(NAME, nvml).memory() == GpuMemory(700, 9_000)
+
+
+def test_memory_that_the_driver_does_not_tell_is_absent_with_the_reason() -> None:
+    nvml = FakeNvml("nvmlDeviceGetMemoryInfo")
+    nvml.pids = [STRANGER]
+    memory = GpuMeter(NAME, nvml).memory()
+    assert (memory.process_bytes, memory.device_bytes) == (None, None)
+    assert "memory of the process: the driver does not tell it" in memory.note
+    assert "memory: Not Supported" in memory.note

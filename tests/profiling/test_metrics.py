@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 from outcomes import CALIBRATION, make_accuracy, make_cell, make_evidence, make_samples
 
+from effvit.profiling.gpu import GpuMemory
 from effvit.profiling.metrics.base import Metric, Reading
 from effvit.profiling.records import Accuracy, Calibration, CallWork, Evidence, HostMemory, Throughput
 from effvit.registry import discover
@@ -152,3 +153,11 @@ def test_a_disturbed_calibration_is_told_with_its_shares() -> None:
     assert "other processes" not in _reading("efficiency.gemm_share", _calls(50, 10)).note
     busy = _calls(50, 10, replace(CALIBRATION, core_share=0.6))
     assert "other processes" in _reading("efficiency.gemm_share", busy).note
+
+
+def test_a_gpus_memory_is_read_where_one_computed_and_a_gap_elsewhere() -> None:
+    gpu = replace(EVIDENCE, memory=replace(EVIDENCE.memory, gpu=GpuMemory(700, None, "memory: Not Supported")))
+    assert _reading("gpu_memory.process_bytes", gpu).value == 700
+    missing = _reading("gpu_memory.device_bytes", gpu)
+    assert (missing.value, missing.note) == (None, "not available: memory: Not Supported")
+    assert _reading("gpu_memory.process_bytes", EVIDENCE).value is None
