@@ -77,6 +77,24 @@ def flatten_joined(graph: onnx.ModelProto, names: Collection[str]) -> None:
         graph.graph.node.insert(place, before)
 
 
+def own_weights(graph: onnx.ModelProto, names: Collection[str]) -> None:
+    """Let each of the products called `names` have weights of its own, in place.
+
+    The exporter keeps equal weights once, such as those of modules that nobody has trained yet. ONNX Runtime refuses
+    the graph where it repacks 8-bit weights that several products share.
+    """
+    weights = {tensor.name: tensor for tensor in graph.graph.initializer}
+    taken: set[str] = set()
+    for node in (node for node in graph.graph.node if node.name in names):
+        for place, name in enumerate(node.input):
+            if name in taken:
+                copy = graph.graph.initializer.add()
+                copy.CopyFrom(weights[name])
+                copy.name = node.input[place] = f"{name}_of_{node.name}"
+            elif name in weights:
+                taken.add(name)
+
+
 def _reshape(graph: onnx.ModelProto, name: str, result: str, shape: list[int]) -> onnx.NodeProto:
     """Return a node that reshapes the tensor `name`, and add its shape to the constants of `graph`."""
     constant = onnx.numpy_helper.from_array(np.array(shape), f"{name}_to_{result}")

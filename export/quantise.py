@@ -21,7 +21,13 @@ from effvit.export.base import Backend, Source
 from effvit.export.blocks import made_in
 from effvit.export.calibration import CalibrationReader, calibration_pixels
 from effvit.export.onnx import INPUT, PINS, check_graph, export_onnx, save_graph
-from effvit.export.quantisable import attention_products, count_products, flatten_joined, weight_products
+from effvit.export.quantisable import (
+    attention_products,
+    count_products,
+    flatten_joined,
+    own_weights,
+    weight_products,
+)
 from effvit.export.quantisation import Quantisation, Quantised
 from effvit.spec import Precision
 from effvit.storage import storage_errors
@@ -116,6 +122,7 @@ def quantise(
     if pins:
         pinned = {node.name for node in graph.graph.node if made_in(node, pins)}
         chosen = [name for name in chosen if name not in pinned]
+    own_weights(graph, chosen)
     graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")  # or it is warned about
     methods = {
         "minmax": CalibrationMethod.MinMax,

@@ -11,10 +11,12 @@ from pathlib import Path
 import graphs
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import torch
 from artifacts import ARTIFACT
 from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from untrained_runs import make_run
@@ -26,6 +28,7 @@ from effvit.export.base import Artifact, Session, Source, pick_backend, predict
 from effvit.export.build import verified_artifact
 from effvit.export.cache import find, make
 from effvit.export.calibration import CalibrationReader, calibration_pixels
+from effvit.export.quantisable import own_weights
 from effvit.export.quantisation import Quantisation, Quantised
 from effvit.export.quantise import FOR_CPU, quantise
 from effvit.export.settings import RuntimeSettings
@@ -341,3 +344,21 @@ def test_every_variant_makes_a_valid_int8_graph_at_full_size(tmp_path: Path, att
         onnx.checker.check_model(onnx.load(artifact.path), full_check=True)
         images = normalise(np.zeros((2, px, px, 3), dtype=np.uint8), run.record.preprocessing)
         assert np.isfinite(predict(pick_backend(name).open(artifact, 1), images, 2)).all()
+
+
+def test_products_that_share_a_weight_get_one_each_and_nothing_else_changes() -> None:
+    graph = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        shared (float[2, 2] x) => (float[2, 2] y)
+        <float[2, 2] w = {1, 2, 3, 4}, float[2, 2] other = {5, 6, 7, 8}> {
+            [first] a = MatMul(x, w)
+            [second] b = MatMul(a, w)
+            [third] c = MatMul(b, other)
+            [left] y = MatMul(c, w)
+        }
+    """)
+    x = np.float32([[1, 2], [3, 4]])
+    before = ReferenceEvaluator(graph).run(None, {"x": x})[0]
+    own_weights(graph, ("first", "second", "third"))
+    assert [node.input[1] for node in graph.graph.node] == ["w", "w_of_second", "other", "w"]
+    np.testing.assert_array_equal(ReferenceEvaluator(graph).run(None, {"x": x})[0], before)
