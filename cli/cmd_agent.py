@@ -10,10 +10,17 @@ import typer
 from effvit.cli.options import (
     DEFAULT_RUNS,
     AttentionsOption,
+    EvalImagesOption,
+    LeastOption,
+    MostOption,
     NoiseOption,
     ResolutionsOption,
+    RoundsOption,
     RunArguments,
     RunsOption,
+    SamplesOption,
+    TimeoutOption,
+    WarmupOption,
     attentions_from_text,
     batches_from_text,
     devices_from_texts,
@@ -66,26 +73,14 @@ def pack_kit(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="new folder to write")] = Path("kit"),
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="interleaved rounds, at least")] = 5,
-    samples: Annotated[
-        int, typer.Option(metavar="N", min=1, help="timed launches a cell over all rounds, at least")
-    ] = 30,
-    least_s: Annotated[
-        float, typer.Option("--least-s", metavar="SECONDS", help="timed seconds a cell, at least")
-    ] = 1.0,
+    rounds: RoundsOption = 5,
+    samples: SamplesOption = 30,
+    least_s: LeastOption = 1.0,
     max_noise: NoiseOption = 2.0,
-    most_s: Annotated[
-        float, typer.Option("--most-s", metavar="SECONDS", help="seconds of rounds a cell, at most, warm-up included")
-    ] = 20.0,
-    warmup_ms: Annotated[
-        float, typer.Option("--warmup-ms", metavar="MS", help="untimed milliseconds before every round")
-    ] = 100.0,
-    timeout_s: Annotated[
-        float, typer.Option("--timeout-s", metavar="SECONDS", help="seconds a cell's process may take")
-    ] = 600.0,
-    eval_images: Annotated[
-        int, typer.Option(metavar="N", min=0, help="held-out images for accuracy, evenly over classes; 0 is all")
-    ] = 500,
+    most_s: MostOption = 20.0,
+    warmup_ms: WarmupOption = 100.0,
+    timeout_s: TimeoutOption = 600.0,
+    eval_images: EvalImagesOption = 500,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
     """Write a kit: a fixed list of cells with their artifacts, images, and the logits that PyTorch has for these.

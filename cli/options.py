@@ -41,6 +41,21 @@ FallbackOption = Annotated[
     bool,
     typer.Option("--allow-fallback", help="take runtimes that do something else than they were asked for, and say so"),
 ]
+RoundsOption = Annotated[int, typer.Option(metavar="N", min=1, help="interleaved rounds, at least")]
+SamplesOption = Annotated[int, typer.Option(metavar="N", min=1, help="timed launches a cell over all rounds, at least")]
+LeastOption = Annotated[float, typer.Option("--least-s", metavar="SECONDS", help="timed seconds a cell, at least")]
+MostOption = Annotated[
+    float, typer.Option("--most-s", metavar="SECONDS", help="seconds of rounds a cell, at most, warm-up included")
+]
+WarmupOption = Annotated[
+    float, typer.Option("--warmup-ms", metavar="MS", help="untimed milliseconds before every round")
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout-s", metavar="SECONDS", help="seconds a cell's process may take")
+]
+EvalImagesOption = Annotated[
+    int, typer.Option(metavar="N", min=0, help="held-out images for accuracy, evenly over classes; 0 is all")
+]
 NoiseOption = Annotated[
     float,
     typer.Option("--max-noise", metavar="PERCENT", help="half-width of the median's 95 % interval to measure down to"),
