@@ -96,8 +96,15 @@
     return { cells, curves, crossings: named(one.crossings), comparisons: named(one.comparisons) };
   }
 
+  // One after the other: of two drawings of a figure at once, the older one might be the one that stays.
+  let drawn = Promise.resolve();
+  function draw(figure) {
+    drawn = drawn.then(() => drawNow(figure)).catch(error => console.error(error));
+    return drawn;
+  }
+
   const views = new Map();
-  async function draw(figure) {
+  async function drawNow(figure) {
     if (!stale.delete(figure)) return;
     const one = page.contexts[Number(context.value)];
     const spec = one.specs[figure.place];
@@ -118,7 +125,8 @@
   const near = new IntersectionObserver(entries => {
     for (const entry of entries) if (entry.isIntersecting) draw(figures.find(figure => figure.element === entry.target));
   });
-  const later = window.requestIdleCallback ?? (task => setTimeout(task, 50));
+  // On a busy machine a page may never be idle.
+  const later = task => (window.requestIdleCallback ? requestIdleCallback(task, { timeout: 500 }) : setTimeout(task, 50));
   function drawLater() {
     const [next] = stale;
     if (next) draw(next).finally(() => later(drawLater));
