@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from effvit.profiling.agent.ssh import SCHEME, Host, host_from_text
+from effvit.profiling.agent.ssh import Host, host_from_text, names_host
 
 
 def split_devices(texts: Sequence[str] | None, threads: int | None) -> tuple[list[Host], list[str]]:
@@ -14,6 +14,6 @@ def split_devices(texts: Sequence[str] | None, threads: int | None) -> tuple[lis
     Raises:
         UsageError: A host that cannot be.
     """
-    hosts = [host_from_text(text) for text in texts or [] if text.startswith(SCHEME)]
+    hosts = [host_from_text(text) for text in texts or [] if names_host(text)]
     hosts = [replace(host, device=replace(host.device, threads=host.device.threads or threads)) for host in hosts]
-    return hosts, [text for text in texts or [] if not text.startswith(SCHEME)]
+    return hosts, [text for text in texts or [] if not names_host(text)]

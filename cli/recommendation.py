@@ -29,6 +29,7 @@ def lines(found: Recommendation, objective: str, *, several: bool) -> Iterator[s
     yield from (_relaxed(one, objective, binding=index == 0) for index, one in enumerate(found.relaxations))
     yield from (_settled(one) for one in found.settling)
     yield from _left_out(found)
+    yield from (f"Mind: {caveat}." for caveat in found.caveats)
 
 
 def how_near(found: Recommendation) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from effvit.accuracy import Accuracy, balanced_top1, top1, top5
 from effvit.cli.cmd_doctor import Diagnosis
 from effvit.cli.tables import plain as _plain
+from effvit.environment import hardware_facts
 from effvit.export.base import Artifact, Parity
 from effvit.export.decisions import change_of
 from effvit.profiling.devices import Device
@@ -21,6 +22,8 @@ from effvit.spec import Workload
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from effvit.environment import Environment
+    from effvit.profiling.board import BoardConditions
     from effvit.profiling.frontier import Frontier
     from effvit.prospect import Prospect
 
@@ -36,17 +39,7 @@ _BYTES_LEGEND = "bytes: what the operators of the first attention layer read and
 
 def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
     """Return the machine, then the backends, then what they need to reach GPUs."""
-    environment = diagnosis.environment
-    machine = _plain("this machine", "")
-    ram = environment.ram_bytes
-    for name, value in (
-        ("processor", f"{environment.cpu}, {environment.cores} usable cores"),
-        ("memory", "unknown" if ram is None else f"{ram / 2**30:.0f} GiB"),
-        ("GPUs", ", ".join(_numbered(environment.gpus)) or "none that an NVIDIA driver knows of"),
-        ("system", f"{environment.os}, Python {environment.python}"),
-        ("packages", ", ".join(f"{package} {version}" for package, version in environment.packages)),
-    ):
-        machine.add_row(name, value)
+    machine = machine_table("this machine", diagnosis.environment, diagnosis.board)
     backends = _plain("backend", "version", "devices", "precisions", "state")
     for status in diagnosis.backends:
         state = _state(status.unavailable, status.install)
@@ -57,6 +50,33 @@ def diagnosis_tables(diagnosis: Diagnosis) -> list[Table]:
         state = _state(library.unavailable, library.install)
         libraries.add_row(library.name, library.version or "-", library.summary, state)
     return [machine, backends, libraries]
+
+
+def machine_table(title: str, environment: Environment, board: BoardConditions | None) -> Table:
+    """Return what a machine is, and what its sensors tell now."""
+    machine = _plain(title, "")
+    ram = environment.ram_bytes
+    for name, value in (
+        ("processor", f"{environment.cpu}, {environment.cores} usable cores"),
+        ("memory", "unknown" if ram is None else f"{ram / 2**30:.0f} GiB"),
+        ("GPUs", ", ".join(_numbered(environment.gpus)) or "none that an NVIDIA driver knows of"),
+        ("system", f"{environment.os}, Python {environment.python}"),
+        *((name, text or "unknown") for name, text in hardware_facts(environment.hardware)),
+        *_sensed(board),
+        ("packages", ", ".join(f"{package} {version}" for package, version in environment.packages)),
+    ):
+        machine.add_row(name, value)
+    return machine
+
+
+def _sensed(board: BoardConditions | None) -> list[tuple[str, str]]:
+    """Return the temperature, what slows the processor down, and the power of a board now."""
+    if board is None:
+        return []
+    hot = "unknown" if board.end_c is None else f"{board.end_c:.0f} °C ({board.sensor})"
+    held = "unknown" if board.held_back is None else ", ".join(board.held_back) or "nothing"
+    watts = "unknown" if board.power_w is None else f"{board.power_w:.1f} W ({board.rail})"
+    return [("temperature", hot), ("slowed down by", held), ("power", watts)]
 
 
 def _state(unavailable: str | None, install: str) -> str:

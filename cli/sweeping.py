@@ -6,6 +6,7 @@ from rich.progress import Progress, TaskID
 
 from effvit.cli.output import say
 from effvit.profiling.crossover import crossovers
+from effvit.profiling.heat import heat_of
 from effvit.profiling.records import Outcome
 from effvit.profiling.report import crossings, display
 from effvit.profiling.report.rows import make_rows
@@ -69,4 +70,6 @@ def _line(outcome: Outcome) -> str:
     if outcome.evidence is None:
         return f"{name}: {fate}"
     time = f"{median_s(outcome.evidence.samples) * 1e3:.3g} ms"
-    return f"{name}: {time}" if outcome.status == "ok" else f"{name}: {time}, {fate}"
+    heat = str(heat_of(outcome.evidence))
+    told = [f"{name}: {time}", *([] if outcome.status == "ok" else [fate]), *([heat] if heat else [])]
+    return ", ".join(told)

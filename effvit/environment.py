@@ -10,8 +10,10 @@ import shutil
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from effvit.hardware import Cluster, Hardware, read_hardware
 
 PACKAGES = (
     "effvit",
@@ -33,7 +35,10 @@ _MOST_FACTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The machine and the software that produced an outcome; `cores` are those this process may use."""
+    """The machine and the software that produced an outcome; `cores` are those this process may use.
+
+    `hardware` is None in files of versions that did not write it.
+    """
 
     cpu: str
     cores: int
@@ -43,11 +48,28 @@ class Environment:
     python: str
     packages: tuple[tuple[str, str], ...]
     threads: int
+    hardware: Hardware | None = None
 
     @property
     def key(self) -> str:
         """Equal for equal environments, 8 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        facts = asdict(self)
+        if self.hardware is None:
+            del facts["hardware"]  # what was written before it was known keeps its key
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def machine(self) -> str:
+        """What its user calls the machine, board and cores or processor, and GPUs: `Raspberry Pi 5, 4 x Cortex-A76`."""
+        known = self.hardware
+        named = [] if known is None or not known.name else [known.name]
+        # Kernels of ARM call the processor by its board, or by a number; PCs have names of processors.
+        processor = [self.cpu] if known is None or not known.cores else [known.board or self.cpu, known.cores]
+        return ", ".join([*named, *processor, *self.gpus])
+
+    def includes(self, recorded: Environment) -> bool:
+        """Return whether `recorded` is this one, or may be as far as the version that wrote it knew."""
+        return recorded in (self, replace(self, hardware=None))
 
 
 def facts(environment: Environment) -> list[tuple[str, str]]:
@@ -57,12 +79,47 @@ def facts(environment: Environment) -> list[tuple[str, str]]:
         ("processor", environment.cpu),
         ("usable cores", str(environment.cores)),
         ("threads", str(environment.threads)),
-        ("memory", "" if ram is None else f"{ram / 2**30:.1f} GiB"),
+        ("memory", "" if ram is None else _gibibytes(ram)),
         ("GPUs", ", ".join(environment.gpus)),
         ("system", environment.os),
         ("Python", environment.python),
         *environment.packages,
+        *hardware_facts(environment.hardware),
     ]
+
+
+def hardware_facts(hardware: Hardware | None) -> list[tuple[str, str]]:
+    """Return what is known of a machine beyond its processor, as (name, text); empty text where something is not."""
+    if hardware is None:
+        return []
+    return [
+        ("machine", hardware.known_as),
+        ("board", hardware.board or ""),
+        ("kinds of cores", "; ".join(map(_described, hardware.clusters))),
+        ("governor", hardware.governors),
+        ("power mode", hardware.power_mode or ""),
+        ("swap", _swap(hardware)),
+    ]
+
+
+def _described(cluster: Cluster) -> str:
+    """Return what cores are alike: `4 x Cortex-A76, 1.5 to 2.4 GHz`."""
+    count = f"{len(cluster.cores)} {'core' if len(cluster.cores) == 1 else 'cores'}"
+    named = count if cluster.name is None else f"{len(cluster.cores)} x {cluster.name}"
+    if cluster.least_hz is None or cluster.most_hz is None:
+        return named
+    return f"{named}, {cluster.least_hz / 1e9:.2g} to {cluster.most_hz / 1e9:.2g} GHz"
+
+
+def _swap(hardware: Hardware) -> str:
+    if hardware.swap_bytes is None:
+        return ""
+    compressed = f", {_gibibytes(hardware.zram_bytes)} of it compressed memory" if hardware.zram_bytes else ""
+    return f"{_gibibytes(hardware.swap_bytes)}{compressed}" if hardware.swap_bytes else "none"
+
+
+def _gibibytes(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB"
 
 
 def machine_names(environments: Iterable[Environment]) -> list[str]:
@@ -73,7 +130,7 @@ def machine_names(environments: Iterable[Environment]) -> list[str]:
     kept = list(environments)
     by_hardware: dict[str, list[Environment]] = defaultdict(list)
     for environment in dict.fromkeys(kept):
-        by_hardware[", ".join([environment.cpu, *environment.gpus])].append(environment)
+        by_hardware[environment.machine].append(environment)
     names = {one: name for hardware, alike in by_hardware.items() for one, name in _told_apart(hardware, alike)}
     return [names[environment] for environment in kept]
 
@@ -91,8 +148,11 @@ def _told_apart(hardware: str, alike: Sequence[Environment]) -> list[tuple[Envir
     return [(one, f"{hardware} ({text})") for one, text in zip(alike, texts, strict=True)]
 
 
-def capture_environment(threads: int | None = None) -> Environment:
-    """Return the facts of this machine; `threads` is what runtimes are told to use (default: every usable core)."""
+def capture_environment(threads: int | None = None, name: str = "") -> Environment:
+    """Return the facts of this machine, which its user calls `name`.
+
+    `threads` is what runtimes are told to use (default: every usable core).
+    """
     return Environment(
         cpu=_cpu_model(),
         cores=usable_cores(),
@@ -102,6 +162,7 @@ def capture_environment(threads: int | None = None) -> Environment:
         python=platform.python_version(),
         packages=tuple((name, version) for name in PACKAGES if (version := package_version(name)) is not None),
         threads=threads or usable_cores(),
+        hardware=read_hardware(name),
     )
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 
 from effvit.environment import usable_cores
+from effvit.profiling.board import BoardConditions
+from effvit.profiling.clocks import ClockTime, clock_times, lowest_hz
 from effvit.profiling.gpu import HEAT, POWER_BRAKE, SLOWDOWN, GpuConditions
 
 PROC_STAT = Path("/proc/stat")
@@ -43,7 +45,8 @@ class Conditions:
     `involuntary_switches` how often they were taken off a core. `steal_s` is what the hypervisor took of the `cores`
     that the worker may use, `others_s` what other processes had of them. `clock_hz` is the mean clock of those cores at
     the end, `throttled` how often one of them slowed down because of heat. None: not readable here, and `note` says
-    which and why. `gpu` tells of the GPU that computed, if one did.
+    which and why. `gpu` tells of the GPU that computed, if one did. `lowest_hz` is the lowest clock of the fastest
+    cores in between, and `board` what the board's sensors tell; None in files of versions that did not read them.
     """
 
     wall_s: float
@@ -56,6 +59,8 @@ class Conditions:
     throttled: int | None
     note: str = ""
     gpu: GpuConditions | None = None
+    lowest_hz: float | None = None
+    board: BoardConditions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ class Counters:
     times: CoreTimes | None
     clock_hz: float | None
     throttled: int | None
+    clocks: tuple[ClockTime, ...] = ()
 
 
 def read_counters() -> Counters:
@@ -120,6 +126,7 @@ def read_counters() -> Counters:
         times=core_times(PROC_STAT.read_text(), cores) if PROC_STAT.exists() else None,
         clock_hz=clock_hz(CPUS, cores),
         throttled=throttle_count(CPUS, cores),
+        clocks=clock_times(CPUS, cores),
     )
 
 
@@ -149,7 +156,14 @@ def conditions_between(before: Counters, after: Counters) -> Conditions:
         clock_hz=after.clock_hz,
         throttled=throttled,
         note="; ".join(filter(None, gaps)),
+        lowest_hz=_lowest_hz(before, after),
     )
+
+
+def _lowest_hz(before: Counters, after: Counters) -> float | None:
+    """Return the lowest clock in between; where its time is not counted, the lower of the two that were seen."""
+    seen = [one for one in (before.clock_hz, after.clock_hz) if one is not None]
+    return lowest_hz(before.clocks, after.clocks) or min(seen, default=None)
 
 
 def disturbances(rounds: Sequence[Conditions], tolerance: Tolerance) -> list[str]:
@@ -176,24 +190,36 @@ def _disturbance(one: Conditions, busiest: float, usual_hz: float, tolerance: To
         return f"other processes had {100 * one.others_s / available_s:.0f} % of the cores"
     if busiest >= BUSY_SHARE and one.cpu_s < tolerance.idle * one.wall_s:
         return f"the worker had a core for only {100 * one.cpu_s / one.wall_s:.0f} % of the time"
-    if one.throttled:
-        return f"heat slowed the processor down {one.throttled} times"
+    if held := held_back(one):
+        return held
     if one.clock_hz is not None and one.clock_hz < tolerance.clock * usual_hz:
         return f"the processor ran at {100 * one.clock_hz / usual_hz:.0f} % of its usual clock"
     return ""
 
 
-def _of_gpu(gpu: GpuConditions | None, wall_s: float, usual_hz: float, tolerance: Tolerance) -> str:
-    if gpu is None:
-        return ""
-    reasons = gpu.reasons or ()
+def held_back(one: Conditions) -> str:
+    """Return what heat, or want of power, did to the processor in a round, as half a sentence; empty for nothing."""
+    if one.throttled:
+        return f"heat slowed the processor down {one.throttled} times"
+    return "" if one.board is None else ", ".join(one.board.held_back or ())
+
+
+def gpu_held_back(gpu: GpuConditions | None, wall_s: float, tolerance: Tolerance = TOLERANCE) -> str:
+    """Return what heat, or want of power, did to the GPU in a round of `wall_s` seconds, as `held_back` does."""
+    reasons = () if gpu is None else gpu.reasons or ()
     # Slowed down at the end, or before for as large a share of the round as others may not take either.
-    if any(heat in reasons for heat in HEAT) or (gpu.heat_s or 0.0) > tolerance.steal * wall_s:
+    if any(heat in reasons for heat in HEAT) or (gpu is not None and (gpu.heat_s or 0.0) > tolerance.steal * wall_s):
         return "heat slowed the GPU down"
     if POWER_BRAKE in reasons:
         return "the power supply slowed the GPU down"
-    if SLOWDOWN in reasons:
-        return "the GPU slowed itself down"
+    return "the GPU slowed itself down" if SLOWDOWN in reasons else ""
+
+
+def _of_gpu(gpu: GpuConditions | None, wall_s: float, usual_hz: float, tolerance: Tolerance) -> str:
+    if gpu is None:
+        return ""
+    if held := gpu_held_back(gpu, wall_s, tolerance):
+        return held
     if gpu.others_share is not None and gpu.others_share > tolerance.others:
         return f"other processes had {100 * gpu.others_share:.0f} % of the GPU's time"
     if gpu.others and gpu.others_share is None:

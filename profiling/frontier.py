@@ -146,7 +146,7 @@ def find_frontiers(
     plan.check()
     environment = capture_environment(effort.threads)
     kept = read_frontiers(results)
-    here = {one.cell.key: one for one in kept if one.environment.key == environment.key}
+    here = {one.cell.key: one for one in kept if environment.includes(one.environment)}
     searches = _Searches(effort, bounds, environment, pixels, Preparation(effort, pixels, listener.stage), start)
     cells = [(group, run) for group in plan.groups() for run in plan.runs]
     listener.planned(len(cells))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from effvit.environment import Environment
@@ -38,11 +38,12 @@ def pairs(before: Sequence[Sequence[Outcome]], now: Sequence[Sequence[Outcome]])
     """Return every cell of two sets of files, in the order in which they first appear.
 
     The weights' hash and the environment do not tell cells apart, because they are what changes; machines do where one
-    of the sets has several. Runs that are called the same on both sides belong together, and the last one left on
-    either side as well, so that a run may have another name.
+    of the sets has several, and of those that are alike if the same ones are in both. Runs that are called the same on
+    both sides belong together, and the last one left on either side as well, so that a run may have another name.
     """
-    several = any(len(_machines(files)) > 1 for files in (before, now))
-    ours, theirs = _by_place(before, several), _by_place(now, several)
+    which = _one_of_alike if _the_same_of_alike(before, now) else machine
+    several = any(len({which(one) for one in _environments(files)}) > 1 for files in (before, now))
+    ours, theirs = (_by_place(files, which if several else None) for files in (before, now))
     found: list[Pair] = []
     for place in dict.fromkeys([*ours, *theirs]):
         found += _matched(ours.get(place, {}), theirs.get(place, {}))
@@ -57,12 +58,14 @@ def _matched(ours: _Runs, theirs: _Runs) -> list[Pair]:
     return [*found, *(Pair(ours[run], ()) for run in alone), *(Pair((), theirs[run]) for run in new)]
 
 
-def _by_place(files: Sequence[Sequence[Outcome]], several_machines: bool) -> Mapping[Hashable, _Runs]:
+def _by_place(
+    files: Sequence[Sequence[Outcome]], which: Callable[[Environment], Hashable] | None
+) -> Mapping[Hashable, _Runs]:
     found: dict[Hashable, dict[str, list[Taken]]] = defaultdict(lambda: defaultdict(list))
     for number, outcomes in enumerate(files):
         seen: Counter[Hashable] = Counter()
         for outcome in outcomes:
-            place = _place(outcome), machine(outcome.environment) if several_machines else None
+            place = _place(outcome), None if which is None else which(outcome.environment)
             found[place][outcome.run].append(Taken((number, seen[place, outcome.run]), outcome))
             seen[place, outcome.run] += 1
     return {place: {run: tuple(taken) for run, taken in runs.items()} for place, runs in found.items()}
@@ -78,5 +81,19 @@ def machine(environment: Environment) -> tuple[Hashable, ...]:
     return environment.cpu, environment.cores, environment.ram_bytes, environment.gpus
 
 
-def _machines(files: Sequence[Sequence[Outcome]]) -> set[tuple[Hashable, ...]]:
-    return {machine(outcome.environment) for outcomes in files for outcome in outcomes}
+def _one_of_alike(environment: Environment) -> tuple[Hashable, ...]:
+    return *machine(environment), _known_as(environment)
+
+
+def _known_as(environment: Environment) -> str:
+    return "" if environment.hardware is None else environment.hardware.known_as
+
+
+def _the_same_of_alike(before: Sequence[Sequence[Outcome]], now: Sequence[Sequence[Outcome]]) -> bool:
+    """Return whether one side has no machine that the other has not: those of a test farm are new every time."""
+    ours, theirs = ({_known_as(one) for one in _environments(files)} for files in (before, now))
+    return "" not in ours | theirs and (ours <= theirs or theirs <= ours)
+
+
+def _environments(files: Sequence[Sequence[Outcome]]) -> list[Environment]:
+    return [outcome.environment for outcomes in files for outcome in outcomes]

@@ -19,8 +19,9 @@ from effvit.profiling.candidates import (
     relaxations,
 )
 from effvit.profiling.change import Change, plain_change, ratio_change, share_change
+from effvit.profiling.heat import heat_of
 from effvit.profiling.records import Evidence
-from effvit.profiling.report.rows import Row
+from effvit.profiling.report.rows import ENERGY, Row
 from effvit.profiling.sittings import spread_of
 from effvit.profiling.stats import Estimate
 from effvit.spec import Precision
@@ -44,7 +45,7 @@ OBJECTIVES = (
     Objective("latency", ("latency_s.p50",), "lower"),
     Objective("accuracy", ("accuracy.top1",), "higher"),
     Objective("memory", ("memory.host_peak_bytes",), "lower"),
-    Objective("energy", ("energy.cpu_gross_j", "energy.gpu_gross_j"), "lower"),
+    Objective("energy", ENERGY, "lower"),
 )
 
 
@@ -87,7 +88,8 @@ class Recommendation:
     `choice` is the best of what keeps all limits by its best estimates, and None where nothing does; then `nearest` is
     what comes closest. `safe` is the best that keeps them beyond doubt, where that is another one. `relaxations` begin
     with the limit that binds. `unstable`, `unmeasured` and `lacking` count cells that could not be considered: for the
-    machine was not theirs, for they have no numbers, or not the one that is the objective.
+    machine was not theirs, for they have no numbers, or not the one that is the objective. `caveats` say what heat, or
+    want of power, did to the choice and to cells beside it, a sentence each.
     """
 
     machine: str
@@ -103,6 +105,7 @@ class Recommendation:
     unstable: int
     unmeasured: int
     lacking: int
+    caveats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,19 @@ def _recommendation(
         sum(row.unstable for row in rows),
         sum(row.outcome.evidence is None for row in rows),
         len(usable) - len(candidates),
+        tuple(_caveats(rows, next((entry.row for entry in entries if entry.candidate is choice), None))),
     )
+
+
+def _caveats(rows: Sequence[Row], chosen: Row | None) -> Iterator[str]:
+    """Yield what heat, or want of power, did to the chosen cell, and to cells that it made unstable."""
+    if chosen is not None and chosen.outcome.evidence is not None:
+        heat = str(heat_of(chosen.outcome.evidence))
+        if heat:
+            yield f"the choice was {heat}; the rounds that count are those in which nothing did"
+    shaken = [row for row in rows if row.unstable and row.reading("slowed.rounds").value]
+    if shaken:
+        yield f"{len(shaken)} of {len(rows)} cells are left out because the machine was slowed down: cool it, and retry"
 
 
 def _entry(row: Row, exact: Sequence[Row], constraints: Constraints, objective: Objective) -> _Entry | None:

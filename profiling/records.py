@@ -151,7 +151,7 @@ class CallWork:
 class EnergyWindow:
     """What one device took, by the counter `source`: `joules` in `seconds` of calls, and before that while idle."""
 
-    device: Literal["cpu", "gpu"]
+    device: Literal["cpu", "gpu", "board"]
     source: str
     joules: float
     seconds: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -93,7 +94,23 @@ def _lines(path: Path) -> list[Outcome]:
     if not _is_json(lines[-1]):
         lines.pop()
     numbered = enumerate(lines, start=1)
-    return [decode(line, f"{path}, line {number}") for number, line in numbered if line.strip()]
+    return _identified([decode(line, f"{path}, line {number}") for number, line in numbered if line.strip()])
+
+
+def _identified(outcomes: list[Outcome]) -> list[Outcome]:
+    """Return outcomes of versions that did not know machines from others alike as those of the one that they fit.
+
+    So a sweep that an older version began is one with what this version adds to it.
+    """
+    known = list(dict.fromkeys(one.environment for one in outcomes if one.environment.hardware is not None))
+    fitting = {
+        recorded: [one for one in known if one.includes(recorded)]
+        for recorded in dict.fromkeys(one.environment for one in outcomes if one.environment.hardware is None)
+    }
+    return [
+        replace(one, environment=fits[0]) if len(fits := fitting.get(one.environment, [])) == 1 else one
+        for one in outcomes
+    ]
 
 
 def latest(outcomes: Iterable[Outcome]) -> list[Outcome]:

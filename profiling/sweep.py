@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
 
-from effvit.environment import capture_environment
+from effvit.environment import Environment, capture_environment
 from effvit.export.base import Artifact
 from effvit.interruption import uninterrupted
 from effvit.profiling.bench import Bench, known_accuracies
@@ -55,6 +55,7 @@ def run_sweep(
     calibrate: Calibrate = calibrated,
     counters: Callable[[], Instruments] = instruments,
     prepare: Prepare = Preparation,
+    name: str = "",
 ) -> list[Outcome]:
     """Measure every cell of `plan` that `results` does not hold yet, and return the outcomes of all of them.
 
@@ -62,7 +63,7 @@ def run_sweep(
     Outcomes of another environment count as not measured, and with `retry_failed` those of failed cells, too, and of
     unstable ones with all that were measured in the same rounds: their ratios need rounds in common. A runtime that
     does something else than it was asked for is measured only with `allow_fallback`. `prepare` makes what knows the
-    artifacts.
+    artifacts; `name` is what the user calls this machine.
 
     Raises:
         UsageError, BackendUnavailableError: The plan cannot be carried out on this machine.
@@ -71,18 +72,18 @@ def run_sweep(
         StorageError: The disk is full; what was finished is on disk.
     """
     plan.check()
-    here = capture_environment(effort.threads).key
+    here = capture_environment(effort.threads, name)
     earlier = [
-        outcome
+        replace(outcome, environment=here)
         for outcome in read_finished(results)
-        if outcome.environment.key == here
+        if here.includes(outcome.environment)
         and not (allow_fallback and outcome.status == "fallback" and outcome.evidence is None)
     ]
     if retry_failed:
         earlier = _reliable(earlier)
     preparation = prepare(effort, pixels, listener.stage)
     return _Sweep(
-        plan, effort, results, earlier, pixels, listener, start, allow_fallback, calibrate, counters, preparation
+        plan, effort, results, earlier, pixels, listener, start, allow_fallback, calibrate, counters, preparation, here
     ).run()
 
 
@@ -110,11 +111,12 @@ class _Sweep:
         calibrate: Calibrate,
         counters: Callable[[], Instruments],
         preparation: Preparation,
+        environment: Environment,
     ) -> None:
         self.plan, self.results, self.listener, self.calibrate = plan, results, listener, calibrate
         self.counters = counters
         self.calibrations: dict[int, Calibration | None] = {}
-        self.environment = capture_environment(effort.threads)
+        self.environment = environment
         self.done = {outcome.cell.key: outcome for outcome in earlier}
         self.preparation = preparation
         known = known_accuracies(earlier)

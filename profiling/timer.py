@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from effvit.export.base import Session
+from effvit.profiling.board import BoardMeter
 from effvit.profiling.disturbance import Conditions, Counters, conditions_between, read_counters
 from effvit.profiling.gpu import GpuMeter
 
@@ -40,15 +41,18 @@ def time_round(
     warmup_s: float,
     counters: Callable[[], Counters] = read_counters,
     gpu: GpuMeter | None = None,
+    board: BoardMeter | None = None,
 ) -> Round:
     """Warm up, time single launches, then time launches back to back with one wait at their end.
 
     Single launches go on until there are `samples` of them and they took `least_s` together, or until they took
     `most_s`, but for at least one. Warming up before every round brings caches, threads and clocks back to where a
-    steady load has them: other workers ran in between. `gpu` is read before the warm-up and after everything else,
-    because its driver takes a while to answer.
+    steady load has them: other workers ran in between. `board` and `gpu` are read before the warm-up and after
+    everything else, because sensors and drivers take a while to answer.
     """
     with undisturbed():
+        if board is not None:
+            board.start()
         if gpu is not None:
             gpu.start()
         warmup, warmed_s = _warm_up(session, warmup_s)
@@ -71,6 +75,8 @@ def time_round(
         conditions = conditions_between(before, after)
         if gpu is not None:
             conditions = replace(conditions, gpu=gpu.conditions())
+        if board is not None:
+            conditions = replace(conditions, board=board.conditions())
     # To the nanosecond, which is what the clock counts: the other digits would double the size of a result file.
     single = tuple(round(second, 9) for second in seconds)
     return Round(warmup, warmed_s, single, launches, block_s, conditions)

@@ -24,6 +24,7 @@ from effvit.evaluate import count_correct, merge
 from effvit.export.base import Artifact, Session, StagedSession, pick_backend
 from effvit.memory import ResidentMemory, forget_peak, limit_data, resident_memory
 from effvit.preprocessing import normalise
+from effvit.profiling.board import BoardMeter
 from effvit.profiling.confinement import BY_RLIMIT, Confinement, confine
 from effvit.profiling.devices import CPU, Device
 from effvit.profiling.gpu import GpuMeter
@@ -45,6 +46,7 @@ class Worker:
         self._device = CPU
         self._confinement = Confinement(None)
         self._gpu: GpuMeter | None = None
+        self._board: BoardMeter | None = None
         self._images = np.empty(0, dtype=np.float32)
         self._imported: tuple[ResidentMemory, ResidentMemory] | None = None
 
@@ -116,8 +118,15 @@ class Worker:
         session.bind(self._images)  # predictions in between were bound to batches of their own
         if self._gpu is None and isinstance(session, StagedSession):
             self._gpu = GpuMeter(session.gpu)
+        self._board = self._board or BoardMeter()
         measured = time_round(
-            session, samples=samples, least_s=least_s, most_s=most_s, warmup_s=warmup_s, gpu=self._gpu
+            session,
+            samples=samples,
+            least_s=least_s,
+            most_s=most_s,
+            warmup_s=warmup_s,
+            gpu=self._gpu,
+            board=self._board,
         )
         return asdict(measured)
 

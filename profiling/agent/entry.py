@@ -9,12 +9,15 @@ import platform
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from effvit import __version__
-from effvit.environment import package_version
+from effvit.environment import capture_environment, package_version
 from effvit.errors import EffvitError, UnavailableError, UsageError
+from effvit.hardware import machine_name
 from effvit.profiling.agent.detached import ENDED, Ended, follow, is_running, start, stop, write_end
+from effvit.profiling.board import BoardMeter
 
 RESULTS = "results.jsonl"
 INTERRUPTED = 130
@@ -54,11 +57,16 @@ def _carried_out(code: str, asked: argparse.Namespace) -> Ended:
 
 
 def facts(code: str) -> dict[str, object]:
-    """Return what can be known of this machine without numpy: versions, None for what is not installed."""
+    """Return what can be known of this machine without numpy: versions, None for what is not installed.
+
+    `board` is what its sensors tell now.
+    """
     return {
         "code": code,
         "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in PACKAGES},
+        "packages": {package: package_version(package) for package in PACKAGES},
+        "environment": asdict(capture_environment()),
+        "board": asdict(BoardMeter().conditions()),
     }
 
 
@@ -83,12 +91,14 @@ def _parser(code: str) -> argparse.ArgumentParser:
             action="store_true",
             help="take runtimes that do something else than they were asked for",
         )
+        command.add_argument("--name", default="", help="what to call this machine, to tell it from others alike")
     for command in (started, followed, stopped):
         command.add_argument("kit", type=Path, metavar="KIT", help="folder of the kit")
     return parser
 
 
 def _run(code: str, asked: argparse.Namespace) -> None:
+    name = machine_name(asked.name) if asked.name else ""
     try:
         import numpy  # noqa: F401
     except ImportError as error:
@@ -101,7 +111,7 @@ def _run(code: str, asked: argparse.Namespace) -> None:
     blobs = asked.blobs or asked.kit / BLOBS
     kit = open_kit(asked.kit, blobs, code)
     allowed = Allowed(retry_failed=asked.retry_failed, fallback=asked.allow_fallback)
-    measure_kit(kit, asked.kit, blobs, asked.out or asked.kit / RESULTS, _say, allowed)
+    measure_kit(kit, asked.kit, blobs, asked.out or asked.kit / RESULTS, _say, allowed, name)
 
 
 def _start(asked: argparse.Namespace) -> None:
@@ -115,6 +125,7 @@ def _start(asked: argparse.Namespace) -> None:
     command = [sys.executable, str(Path(sys.argv[0]).resolve()), "run", str(folder)]
     command += ["--blobs", str(asked.blobs.resolve()), "--ended", str(folder / ENDED)]
     command += ["--retry-failed"] * asked.retry_failed + ["--allow-fallback"] * asked.allow_fallback
+    command += ["--name", asked.name] if asked.name else []
     start(folder, command)
 
 

@@ -52,8 +52,10 @@ class Allowed:
 AS_ASKED = Allowed()
 
 
-def measure_kit(kit: Kit, folder: Path, blobs: Path, results: Path, say: Say, allowed: Allowed = AS_ASKED) -> None:
-    """Measure what of the kit in `folder` the file `results` does not hold yet.
+def measure_kit(
+    kit: Kit, folder: Path, blobs: Path, results: Path, say: Say, allowed: Allowed = AS_ASKED, name: str = ""
+) -> None:
+    """Measure what of the kit in `folder` the file `results` does not hold yet, on a machine that is called `name`.
 
     Every outcome is on disk before it is told.
 
@@ -78,4 +80,5 @@ def measure_kit(kit: Kit, folder: Path, blobs: Path, results: Path, say: Say, al
             retry_failed=allowed.retry_failed,
             allow_fallback=allowed.fallback,
             prepare=partial(KitPreparation, kit, blobs),
+            name=name,
         )

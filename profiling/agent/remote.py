@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
+from effvit.environment import Environment
 from effvit.errors import CheckFailedError, EffvitError, ResultError, UnavailableError, UsageError
 from effvit.export.base import pick_backend
 from effvit.profiling.agent.archive import build
@@ -23,12 +25,14 @@ from effvit.profiling.agent.kit import KIT, Kit, encode
 from effvit.profiling.agent.measuring import AS_ASKED, INSTALL, Allowed
 from effvit.profiling.agent.packing import BACKENDS, Packing, pack
 from effvit.profiling.agent.ssh import Ssh
+from effvit.profiling.board import BoardConditions
 from effvit.profiling.records import Outcome
 from effvit.profiling.results import append, decode, read_finished
 from effvit.profiling.sweep import Listener
 from effvit.progress import Progress, silent
 from effvit.storage import sha256_of
 
+T = TypeVar("T")
 ROOT = ".cache/effvit-agent"
 PYTHON = "python3"
 LEAST_PYTHON = (3, 10)
@@ -116,7 +120,7 @@ class Probe:
     missing: frozenset[str]
 
 
-class _Event(msgspec.Struct):
+class Event(msgspec.Struct):
     """A line that an agent tells; which fields mean something depends on `event`."""
 
     event: Literal["planned", "stage", "outcome", "ended"]
@@ -128,19 +132,79 @@ class _Event(msgspec.Struct):
     hint: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteFacts:
+    """What a machine is, and what its sensors tell now."""
+
+    environment: Environment
+    board: BoardConditions
+
+
+class Following:
+    """What a host has told so far: its outcomes are in the file `results` before the listener hears of them."""
+
+    def __init__(self, host: str, results: Path, listener: Listener) -> None:
+        self._host, self._results, self._listener = host, results, listener
+        self._known = {_identity(outcome) for outcome in read_finished(results)}
+        self._outcomes: dict[str, Outcome] = {}
+        self._ended: Ended | None = None
+
+    def take(self, event: Event) -> None:
+        """Take the next event of the host.
+
+        Raises:
+            ResultError: It has an outcome that is none.
+            StorageError: The disk here is full.
+        """
+        if event.event == "planned":
+            self._listener.planned(event.cells)
+        elif event.event == "stage":
+            self._listener.stage(f"{self._host}: {event.text}")
+        elif event.event == "outcome":
+            outcome = decode(bytes(event.outcome), f"an outcome from {self._host}")
+            fresh = _identity(outcome) not in self._known
+            if fresh:
+                append(self._results, outcome)
+            self._outcomes[outcome.cell.key] = outcome
+            self._listener.outcome(outcome, measured_now=fresh)
+        else:
+            self._ended = Ended(event.code, event.message, event.hint)
+
+    def outcomes(self) -> list[Outcome]:
+        """Return the outcomes of a host that has ended.
+
+        Raises:
+            EffvitError: Of the kind that the agent ended with.
+        """
+        if self._ended is None or self._ended.code:
+            raise _error(self._host, self._ended)
+        return list(self._outcomes.values())
+
+
 class RemoteSweep:
     """The cells of a plan on one host. `progress` counts bytes that are copied."""
 
     def __init__(self, ssh: Ssh, progress: Progress = silent) -> None:
         self._ssh, self._progress = ssh, progress
         self._agent = self._folder = ""
+        self._followed: subprocess.Popen[bytes] | None = None
 
     def start(self, packing: Packing, allowed: Allowed = AS_ASKED) -> None:
-        """Copy what the host lacks, and let it measure; backends that the plan does not name are those it has.
+        """Copy what the host lacks, and let it measure.
+
+        Raises:
+            As `pack` and `send`.
+        """
+        with tempfile.TemporaryDirectory(prefix="effvit-kit-") as temporary:
+            self.send(self.pack(packing, Path(temporary)), packing.stage, allowed)
+
+    def pack(self, packing: Packing, folder: Path) -> list[RemoteFile]:
+        """Return what the host needs to measure; backends that the plan does not name are those it has.
+
+        Files that were not there before lie in `folder`.
 
         Raises:
             UnavailableError: The host cannot be reached, or lacks Python or a runtime.
-            CheckFailedError: Its disk is full, say.
             EffvitError: Whatever packing raises.
         """
         host = self._ssh.host
@@ -150,16 +214,35 @@ class RemoteSweep:
         plan = replace(
             packing.plan, backends=_backends(str(host), packing.plan.backends, probe), devices=(host.device,)
         )
-        with tempfile.TemporaryDirectory(prefix="effvit-kit-") as temporary:
-            folder = Path(temporary)
-            kit = pack(replace(packing, plan=plan), folder / "blobs")
-            files = _files(kit, folder)
-            packing.stage(f"copying to {host}")
-            self._copy(files)
+        return _files(pack(replace(packing, plan=plan), folder / "blobs"), folder)
+
+    def send(self, files: Sequence[RemoteFile], stage: Callable[[str], None], allowed: Allowed = AS_ASKED) -> None:
+        """Copy what of `files` the host lacks, and let it measure; `stage` is told what takes a while.
+
+        Raises:
+            UnavailableError: The host cannot be reached.
+            CheckFailedError: Its disk is full, say.
+        """
+        stage(f"copying to {self._ssh.host}")
+        self._copy(files)
         self._agent, self._folder = f"{ROOT}/{files[0].name}", f"{ROOT}/{Path(files[1].name).parent}"
-        packing.stage(f"starting on {host}")
+        stage(f"starting on {self._ssh.host}")
         flags = ["--retry-failed"] * allowed.retry_failed + ["--allow-fallback"] * allowed.fallback
+        flags += ["--name", self._ssh.host.called] if self._ssh.host.called else []
         self._ssh.run([PYTHON, self._agent, "start", self._folder, "--blobs", f"{ROOT}/blobs", *flags])
+
+    def facts(self) -> RemoteFacts:
+        """Return what the host is, and what its sensors tell now; the agent is copied there if it is not.
+
+        Raises:
+            UnavailableError: The host cannot be reached, or has no Python that is new enough.
+            CheckFailedError: Its disk is full, say, or it answers something else.
+        """
+        _require_version(str(self._ssh.host), self._probe([]))
+        with tempfile.TemporaryDirectory(prefix="effvit-kit-") as temporary:
+            agent = _agent(Path(temporary))
+            self._copy([agent])
+        return self._answer(RemoteFacts, [f"{ROOT}/{agent.name}", "facts"])
 
     def follow(self, results: Path, listener: Listener) -> list[Outcome]:
         """Tell the listener what the host does until it is done; outcomes are on disk here before they are told.
@@ -168,42 +251,46 @@ class RemoteSweep:
             UnavailableError: The connection broke; the agent goes on.
             EffvitError: Of the kind that the agent ended with.
         """
-        known = {_identity(outcome) for outcome in read_finished(results)}
-        outcomes: dict[str, Outcome] = {}
-        ended: Ended | None = None
-        for event in self._events():
-            if event.event == "planned":
-                listener.planned(event.cells)
-            elif event.event == "stage":
-                listener.stage(f"{self._ssh.host}: {event.text}")
-            elif event.event == "outcome":
-                outcome = decode(bytes(event.outcome), f"an outcome from {self._ssh.host}")
-                fresh = _identity(outcome) not in known
-                if fresh:
-                    append(results, outcome)
-                outcomes[outcome.cell.key] = outcome
-                listener.outcome(outcome, measured_now=fresh)
-            else:
-                ended = Ended(event.code, event.message, event.hint)
-        if ended is None or ended.code:
-            raise _error(str(self._ssh.host), ended)
-        return list(outcomes.values())
+        following = self.following(results, listener)
+        for event in self.events():
+            following.take(event)
+        return following.outcomes()
 
-    def _events(self) -> Iterator[_Event]:
+    def following(self, results: Path, listener: Listener) -> Following:
+        """Return what takes the events of this host."""
+        return Following(str(self._ssh.host), results, listener)
+
+    def events(self) -> Iterator[Event]:
+        """Yield what the agent tells, until it ends.
+
+        Raises:
+            UnavailableError: The connection broke; the agent goes on.
+            ResultError: The host says something else.
+        """
         with self._ssh.running([PYTHON, self._agent, "follow", self._folder]) as process:
+            self._followed = process
             assert process.stdout is not None
             for line in process.stdout:
                 try:
-                    yield msgspec.json.decode(line, type=_Event)
+                    yield msgspec.json.decode(line, type=Event)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     raise ResultError(f"{self._ssh.host} answers what is no event: {error}", _TALKATIVE) from error
+
+    def leave(self) -> None:
+        """Follow no longer; whoever waits for events has a broken connection. The agent goes on."""
+        if self._followed is not None:
+            self._followed.kill()
 
     def _probe(self, files: Sequence[RemoteFile]) -> Probe:
         packages = ["numpy", *(name for names in _DISTRIBUTIONS.values() for name in names)]
         asked = {"root": ROOT, "files": {file.name: file.sha256 for file in files}, "packages": packages}
-        answer = self._ssh.run([PYTHON, "-c", _PROBE], json.dumps(asked).encode())
+        return self._answer(Probe, ["-c", _PROBE], json.dumps(asked).encode())
+
+    def _answer(self, kind: type[T], words: Sequence[str], stdin: bytes = b"") -> T:
+        """Return what Python says there, as JSON of such a value."""
+        answer = self._ssh.run([PYTHON, *words], stdin)
         try:
-            return msgspec.json.decode(answer, type=Probe)
+            return msgspec.json.decode(answer, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CheckFailedError(f"{self._ssh.host} answers what is no JSON: {answer[:80]!r}", _TALKATIVE) from error
 
@@ -239,21 +326,27 @@ def clean(ssh: Ssh) -> None:
 
 def _files(kit: Kit, folder: Path) -> list[RemoteFile]:
     """Return the agent, the kit, and the kit's blobs, which lie in `folder`."""
-    agent, path = build(folder / "agent.pyz"), folder / KIT
+    path = folder / KIT
     path.write_bytes(encode(kit))
-    of_agent, of_kit = sha256_of(agent), hashlib.sha256(path.read_bytes()).hexdigest()
+    of_kit = hashlib.sha256(path.read_bytes()).hexdigest()
     blobs = [RemoteFile(folder / "blobs" / name, f"blobs/{name}", Path(name).stem) for name in kit.blobs]
-    return [
-        RemoteFile(agent, f"agents/{of_agent}.pyz", of_agent),
-        RemoteFile(path, f"kits/{of_kit[:16]}/{KIT}", of_kit),
-        *blobs,
-    ]
+    return [_agent(folder), RemoteFile(path, f"kits/{of_kit[:16]}/{KIT}", of_kit), *blobs]
 
 
-def _require_python(host: str, probe: Probe) -> None:
+def _agent(folder: Path) -> RemoteFile:
+    agent = build(folder / "agent.pyz")
+    digest = sha256_of(agent)
+    return RemoteFile(agent, f"agents/{digest}.pyz", digest)
+
+
+def _require_version(host: str, probe: Probe) -> None:
     if probe.python < LEAST_PYTHON:
         version = ".".join(map(str, probe.python))
         raise UnavailableError(f"{host} has Python {version}; the agent needs 3.10", "install a later Python there")
+
+
+def _require_python(host: str, probe: Probe) -> None:
+    _require_version(host, probe)
     if probe.packages["numpy"] is None:
         raise UnavailableError(f"{host} has no numpy", f"there: {PYTHON} -m pip install numpy")
 

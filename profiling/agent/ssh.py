@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from effvit.errors import CheckFailedError, EffvitError, UnavailableError, UsageError
+from effvit.hardware import machine_name
 from effvit.profiling.devices import Device, device_from_text
 
-SCHEME = "ssh://"
+_HOST = re.compile(r"(?:([^=:/]*)=)?ssh://")
 EXAMPLE = "write --device ssh://user@host:22, or ssh://user@host/cpu:threads=1 for a part of its processor"
 OPTIONS = (
     "-T",
@@ -52,7 +53,7 @@ _MEANINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine by its name for ssh, and what of it is measured on.
+    """A machine by its name for ssh, what of it is measured on, and what it is called beside others alike.
 
     Raises:
         UsageError: A name, a user or a port that cannot be one.
@@ -62,6 +63,7 @@ class Host:
     user: str | None = None
     port: int | None = None
     device: Device = field(default_factory=Device)
+    called: str = ""
 
     def __post_init__(self) -> None:
         for text in (self.name, self.user):
@@ -70,24 +72,37 @@ class Host:
                 raise UsageError(f"{text!r} is not the name of a host or a user", EXAMPLE)
         if self.port is not None and not 0 < self.port < 2**16:
             raise UsageError(f"{self.port} is not the number of a port", EXAMPLE)
+        if self.called:
+            machine_name(self.called)
+
+    @property
+    def address(self) -> str:
+        """The host as ssh names it, without the device."""
+        return self.name if self.user is None else f"{self.user}@{self.name}"
 
     def __str__(self) -> str:
-        """Return the host as ssh names it, without the device."""
-        return self.name if self.user is None else f"{self.user}@{self.name}"
+        """Return what it is called, or else its address."""
+        return self.called or self.address
+
+
+def names_host(text: str) -> bool:
+    """Return whether `--device` means another machine."""
+    return _HOST.match(text) is not None
 
 
 def host_from_text(text: str) -> Host:
-    """Return the host that `ssh://[user@]host[:port][/cpu:threads=1]` names; IPv6 addresses stand in brackets.
+    """Return the host that `[name=]ssh://[user@]host[:port][/cpu:threads=1]` names; IPv6 addresses are in brackets.
 
     Raises:
         UsageError: It names none.
     """
-    place, _, device = text.removeprefix(SCHEME).partition("/")
+    begin = _HOST.match(text)
+    place, _, device = text[begin.end() :].partition("/") if begin is not None else ("", "", "")
     match = re.fullmatch(r"(?:([^@]*)@)?(\[[^\]]*\]|[^:@]*)(?::([0-9]{1,5}))?", place)
-    if not text.startswith(SCHEME) or match is None:
+    if begin is None or match is None:
         raise UsageError(f"{text!r} names no host", EXAMPLE)
-    part = device_from_text(device or "cpu")
-    return Host(match[2].strip("[]"), match[1], int(match[3]) if match[3] else None, part)
+    port, part = int(match[3]) if match[3] else None, device_from_text(device or "cpu")
+    return Host(match[2].strip("[]"), match[1], port, part, begin[1] or "")
 
 
 class Ssh:
@@ -115,7 +130,7 @@ class Ssh:
             As `run`, on leaving the block, in which broken pipes mean that the command has ended.
         """
         port = [] if self.host.port is None else ["-p", str(self.host.port)]
-        command = [*self._program, *port, "--", str(self.host), shlex.join(words)]
+        command = [*self._program, *port, "--", self.host.address, shlex.join(words)]
         with tempfile.TemporaryFile() as complaints:
             try:
                 process = subprocess.Popen(

@@ -1,11 +1,11 @@
-"""How much energy an image takes, of the processors and of the GPUs."""
+"""How much energy an image takes, of the processors, of the GPUs, and of a board as a whole."""
 
 from __future__ import annotations
 
 from effvit.profiling.metrics.base import Metric, Reading
 from effvit.profiling.records import Energy, Evidence
 
-_DEVICES = ("cpu", "gpu")
+_DEVICES = ("cpu", "gpu", "board")
 
 
 def measure(evidence: Evidence) -> tuple[Reading, ...]:

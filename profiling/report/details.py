@@ -1,10 +1,11 @@
-"""The tables behind the table: how well a cell uses the machine, and what takes a call on a GPU."""
+"""The tables behind the table: how well a cell uses the machine, what takes a call on a GPU, and how hot it became."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from effvit.profiling.heat import heat_of
 from effvit.profiling.report import display, quantities
 from effvit.profiling.report.display import Column
 from effvit.profiling.report.quantities import ABSENT
@@ -52,16 +53,39 @@ def _share(name: str, sign: str = "") -> Callable[[Row], str]:
     return text
 
 
-def _seconds(name: str) -> Callable[[Row], str]:
-    """Return what renders the seconds called `name`: `1.2 ms`."""
+def _degrees(name: str) -> Callable[[Row], str]:
+    """Return what renders the temperature called `name`: `84 °C`."""
 
     def text(row: Row) -> str:
         value = row.reading(name).value
-        return ABSENT if value is None else quantities.si(value, "s")
+        return ABSENT if value is None else f"{value:.0f} °C"
 
     return text
 
 
+def _in_unit(name: str, unit: str) -> Callable[[Row], str]:
+    """Return what renders the reading called `name` in its unit: `1.5 GHz`."""
+
+    def text(row: Row) -> str:
+        value = row.reading(name).value
+        return ABSENT if value is None else quantities.si(value, unit)
+
+    return text
+
+
+def slowed(row: Row) -> str:
+    """Return in how many rounds heat, or want of power, slowed the machine down: `3 of 9`."""
+    evidence = row.outcome.evidence
+    heat = None if evidence is None else heat_of(evidence)
+    return ABSENT if heat is None or heat.slowed is None else f"{heat.slowed} of {heat.rounds}"
+
+
+def _reasons(row: Row) -> str:
+    evidence = row.outcome.evidence
+    return ABSENT if evidence is None else "; ".join(heat_of(evidence).reasons) or ABSENT
+
+
+_HEAT = ("temperature_c.peak", "clock_hz.lowest", "slowed.rounds", "power_w.supply")
 # What names a cell; the first column of the table of all cells holds the signs of its fronts.
 _NAMING = display.NAMING[1:]
 DETAILS = (
@@ -91,12 +115,31 @@ DETAILS = (
         (
             *_NAMING,
             Column("latency p50", display.latency),
-            Column("host to host", _seconds("device_s.end_to_end")),
-            Column("enqueueing", _seconds("device_s.enqueue")),
-            Column("host to device", _seconds("device_s.host_to_device")),
-            Column("computing", _seconds("device_s.compute")),
-            Column("device to host", _seconds("device_s.device_to_host")),
+            Column("host to host", _in_unit("device_s.end_to_end", "s")),
+            Column("enqueueing", _in_unit("device_s.enqueue", "s")),
+            Column("host to device", _in_unit("device_s.host_to_device", "s")),
+            Column("computing", _in_unit("device_s.compute", "s")),
+            Column("device to host", _in_unit("device_s.device_to_host", "s")),
         ),
         has=lambda row: row.reading("device_s.end_to_end").value is not None,
+    ),
+    Detail(
+        "Heat and power",
+        "What the machine's own sensors told before the warm-up of each round and right after it, rounds that are left "
+        "out included. The temperature is that of the processor's hottest sensor, the clock the lowest at which the "
+        "fastest cores ran for longer than a moment, and the power that of the board's supply. A round in which heat, "
+        "or want of power, slowed the machine down is disturbed: it is repeated, and left out where enough others are "
+        "there.",
+        (
+            *_NAMING,
+            Column("latency p50", display.latency),
+            Column("at first", _degrees("temperature_c.start")),
+            Column("at most", _degrees("temperature_c.peak")),
+            Column("lowest clock", _in_unit("clock_hz.lowest", "Hz")),
+            Column("power", _in_unit("power_w.supply", "W")),
+            Column("rounds slowed down", slowed),
+            Column("slowed down by", _reasons, numeric=False),
+        ),
+        has=lambda row: any(row.reading(name).value is not None for name in _HEAT),
     ),
 )

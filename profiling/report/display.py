@@ -15,10 +15,12 @@ LEDGER = ("Python", "runtime", "weights", "images", "activations", "residual")
 LATENCY_SIGN = "*"
 MEMORY_SIGN = "+"
 UNSTABLE_SIGN = "!"
+SLOWED_SIGN = "°"
 SIGNS = (
     f"{LATENCY_SIGN} nothing here is both faster and more accurate\n"
     f"{MEMORY_SIGN} nothing here needs less memory and is more accurate\n"
-    f"{UNSTABLE_SIGN} the machine was not ours while this was measured: not to be relied on"
+    f"{UNSTABLE_SIGN} the machine was not ours while this was measured: not to be relied on\n"
+    f"{SLOWED_SIGN} heat, or want of power, slowed the machine down in some of its rounds"
 )
 CEILING = (
     "The ceiling is the speed-up that softmax would reach if its attention core took no time at all: its MACs over its "
@@ -102,10 +104,11 @@ def status(row: Row) -> str:
 
 
 def signs(row: Row) -> str:
-    """Return the marks of the fronts that the row lies on, or that of a row that cannot be relied on."""
+    """Return the marks of the fronts that the row lies on, or that of a row that cannot be relied on; and of heat."""
+    slowed = SLOWED_SIGN * bool(row.reading("slowed.rounds").value)
     if row.unstable:
-        return UNSTABLE_SIGN
-    return LATENCY_SIGN * row.pareto_latency + MEMORY_SIGN * row.pareto_memory
+        return UNSTABLE_SIGN + slowed
+    return LATENCY_SIGN * row.pareto_latency + MEMORY_SIGN * row.pareto_memory + slowed
 
 
 def context_name(context: Context, among: Sequence[Context]) -> str:

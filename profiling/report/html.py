@@ -11,7 +11,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from effvit.environment import Environment
+from effvit.environment import Environment, hardware_facts
 from effvit.profiling.crossover import Crossover, crossovers
 from effvit.profiling.records import SCHEMA
 from effvit.profiling.report import crossings, display, page, quantities, summary, used
@@ -117,6 +117,7 @@ def _facts(environment: Environment) -> list[tuple[str, str]]:
     memory = "unknown" if environment.ram_bytes is None else quantities.size(environment.ram_bytes)
     return [
         ("processor", f"{environment.cpu}, {environment.cores} cores"),
+        *((name, text) for name, text in hardware_facts(environment.hardware) if text),
         ("threads used", str(environment.threads)),
         ("memory", memory),
         ("GPU", ", ".join(environment.gpus) or "none"),

@@ -40,7 +40,8 @@ class Price:
     better: Literal["lower", "higher"] = "lower"
 
 
-ENERGY = ("energy.cpu_gross_j", "energy.gpu_gross_j")
+# A board as a whole is metered only where neither of the others is.
+ENERGY = ("energy.cpu_gross_j", "energy.gpu_gross_j", "energy.board_gross_j")
 PRICES = (
     Price("latency", ("latency_s.p50",)),
     Price("throughput", ("throughput.images_per_s",), "higher"),

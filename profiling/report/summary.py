@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from effvit.profiling import stats
 from effvit.profiling.crossover import Crossover
+from effvit.profiling.heat import heat_of
 from effvit.profiling.report import crossings, display
 from effvit.profiling.report.rows import Context, Row, contexts
 from effvit.spec import BASELINE
@@ -75,7 +76,7 @@ def default_context(rows: Sequence[Row]) -> Context:
 def _sentences(rows: Sequence[Row]) -> tuple[str, ...]:
     if not any(row.outcome.evidence for row in rows):
         return ("No cell was measured.",)
-    sentences = [_safest(rows), _fastest(rows), _front(rows), _most_accurate(rows), _decided(rows)]
+    sentences = [_safest(rows), _fastest(rows), _front(rows), _most_accurate(rows), _decided(rows), heat(rows)]
     return tuple(sentence for sentence in sentences if sentence)
 
 
@@ -148,6 +149,22 @@ def _decided(rows: Sequence[Row]) -> str:
     return (
         f"Of {_counted(len(ratios), 'comparison')} with {BASELINE}: {faster} faster beyond doubt, {slower} slower, "
         f"{undecided} undecided{doubt}."
+    )
+
+
+def heat(rows: Sequence[Row]) -> str:
+    """Say in how many rounds and cells heat, or want of power, slowed the machine down, and how; nothing for none."""
+    known = [heat_of(row.outcome.evidence) for row in rows if row.outcome.evidence is not None]
+    slowed = [one for one in known if one.slowed]
+    if not slowed:
+        return ""
+    peak_c = max((one.peak_c for one in slowed if one.peak_c is not None), default=None)
+    hot = "" if peak_c is None else f", at up to {peak_c:.0f} °C"
+    reasons = dict.fromkeys(reason for one in slowed for reason in one.reasons)
+    return (
+        f"The machine was slowed down in {_counted(sum(one.slowed or 0 for one in slowed), 'round')} of "
+        f"{_counted(len(slowed), 'cell')}{hot}: {'; '.join(reasons)}. Such rounds are left out where enough others "
+        "are there."
     )
 
 

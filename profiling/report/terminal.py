@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from effvit.environment import Environment
-from effvit.profiling.report import display
+from effvit.profiling.report import display, summary
 from effvit.profiling.report.display import Column
 from effvit.profiling.report.rows import Row
 from effvit.spec import BASELINE
@@ -71,8 +71,7 @@ def _header(rows: Sequence[Row]) -> str:
 def _machine(environments: Sequence[Environment]) -> list[str]:
     if len({environment.key for environment in environments}) > 1:
         return ["several machines"]
-    machine = environments[0]
-    return [machine.cpu, *machine.gpus]
+    return [environments[0].machine]
 
 
 def _threads(rows: Sequence[Row]) -> str:
@@ -119,7 +118,8 @@ def _row_line(row: Row, columns: Sequence[Column], widths: Sequence[int]) -> Tex
     if row.outcome.evidence is None:
         line = _line([column.text(row) for column in named], named, widths[: len(named)])
         return line.append(f"{_GAP}{display.status(row)}", style="yellow")
-    style = "yellow" if row.unstable else "green" if display.signs(row) else ""
+    signs = display.signs(row)
+    style = "yellow" if row.unstable or display.SLOWED_SIGN in signs else "green" if signs else ""
     return _line([column.text(row) for column in columns], columns, widths, style)
 
 
@@ -136,6 +136,7 @@ def _explanation(rows: Sequence[Row]) -> str:
     lines = [
         signs,
         *_reasons([row for row in rows if row.unstable]),
+        summary.heat(rows),
         "± half the width of the 95 % interval",
         display.accuracy_basis(rows),
     ]

@@ -44,10 +44,12 @@ def test_a_device_behind_ssh_is_measured_beside_this_machine(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     effort = ("--samples", 2, "--least-s", 0, "--rounds", 2, "--warmup-ms", 1, "--max-noise", "inf", "--eval-images", 2)
     cells = ("lin", "--batch", 1, "--backend", "ort-cpu", *effort, "--runs", trained / "runs", "--out", "results.jsonl")
-    devices = ("--device", "cpu:threads=1", "--device", "ssh://pi@board:2222/cpu:threads=2")
+    devices = ("--device", "cpu:threads=1", "--device", "kitchen=ssh://pi@board:2222/cpu:threads=2")
     measured = effvit("profile", *cells, *devices, "--json")
     assert measured.code == 0, measured.err
-    assert [one["cell"]["device"]["threads"] for one in json.loads(measured.out)] == [1, 2]
+    outcomes = json.loads(measured.out)
+    assert [one["cell"]["device"]["threads"] for one in outcomes] == [1, 2]
+    assert [one["environment"]["hardware"]["name"] for one in outcomes] == ["", "kitchen"]
     again = effvit("profile", *cells, *devices)
     assert again.code == 0, again.err
     assert again.err.count("1 cells were in the result file already") == 2
@@ -56,8 +58,21 @@ def test_a_device_behind_ssh_is_measured_beside_this_machine(
     assert not (tmp_path / "home/.cache/effvit-agent").exists()
 
 
+def test_the_doctor_asks_a_device_behind_ssh(effvit: Effvit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, bare_python(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    told = effvit("doctor", "--device", "kitchen=ssh://pi@board", "--json")
+    assert told.code == 0, told.err
+    assert set(json.loads(told.out)) == {"environment", "board"}
+    shown = effvit("doctor", "--device", "ssh://pi@board")
+    assert shown.code == 0, shown.err
+    assert all(word in shown.out for word in ("pi@board", "governor", "temperature", "slowed down by"))
+    refused(effvit("doctor", "--device", "cpu"), 2, "names no host")
+
+
 def test_what_cannot_be_measured_over_ssh_is_a_sentence(effvit: Effvit, trained: Path) -> None:
     refused(effvit("profile", "--device", "ssh://a;b"), 2, "is not the name of a host")
     refused(effvit("profile", "--device", "ssh://-oProxyCommand=x"), 2, "is not the name of a host")
+    refused(effvit("profile", "--device", "a b=ssh://pi"), 2, "is no name for a machine")
     refused(effvit("profile", "--device", "ssh://pi", "--max-batch"), 2, "is not searched for over ssh")
     refused(effvit("agent", "clean", "pi"), 2, "names no host")

@@ -107,7 +107,17 @@ def test_the_agent_is_one_small_file_and_the_same_every_time(workplace: Workplac
     assert workplace.agent.stat().st_size < 300_000
     assert build(tmp_path / "again.pyz").read_bytes() == workplace.agent.read_bytes()
     ended = run_agent(workplace.agent, bare_environment(tmp_path / "bare"), "facts")
-    assert json.loads(ended.stdout)["code"] == code_digest()
+    told = json.loads(ended.stdout)
+    assert told["code"] == code_digest()
+    assert told["environment"]["hardware"]["clusters"]
+    assert "end_c" in told["board"]
+
+
+def test_a_machine_is_called_what_can_be_a_name(workplace: Workplace, tmp_path: Path) -> None:
+    bare = bare_environment(tmp_path / "bare")
+    ended = run_agent(workplace.agent, bare, "run", workplace.folder / "kit", "--name", "a b")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "'a b' is no name for a machine" in ended.stderr
 
 
 def test_it_needs_nothing_newer_than_python_3_10(workplace: Workplace) -> None:

@@ -15,6 +15,7 @@ from outcomes import ENVIRONMENT, judged_accuracy, make_accuracy, make_outcome, 
 
 from effvit.accuracy import Accuracy
 from effvit.errors import ResultError
+from effvit.hardware import Hardware
 from effvit.profiling import stats
 from effvit.profiling.change import Change, Floor, given_floor
 from effvit.profiling.compare import CellChange, Comparison, compare
@@ -282,6 +283,24 @@ def test_cells_of_several_machines_are_compared_with_their_own() -> None:
     comparison = compare([[fast, slow]], [slow, fast], [LATENCY])
     assert [cell.verdict for cell in comparison.cells] == ["same", "same"]
     assert comparison.differences == ()
+
+
+def test_machines_alike_are_compared_with_themselves_where_all_say_which_they_are() -> None:
+    boards = [Hardware("A board", identity, (), 0, 0, None) for identity in ("01234567", "89abcdef")]
+    fast, slow = (
+        replace(steady(SOFTMAX, seconds), environment=replace(ENVIRONMENT, hardware=board))
+        for seconds, board in zip((1.0, 9.0), boards, strict=True)
+    )
+    comparison = compare([[fast, slow]], [slow, fast], [LATENCY])
+    assert [cell.verdict for cell in comparison.cells] == ["same", "same"]
+    # A test farm has another machine of the kind every time: they are as one.
+    third = replace(fast, environment=replace(ENVIRONMENT, hardware=Hardware("A board", "ffffffff", (), 0, 0, None)))
+    assert only(compare([[fast], [fast]], [third], [LATENCY])).verdict == "same"
+    assert only(compare([[fast], [replace(fast, environment=slow.environment)]], [third], [LATENCY])).verdict == "same"
+    # Before, nobody wrote which machine it was: it is compared as one machine is.
+    older = replace(fast, environment=ENVIRONMENT)
+    assert only(compare([[older]], [fast], [LATENCY])).verdict == "same"
+    assert not compare([[older]], [fast], [LATENCY]).other_machine
 
 
 def test_what_differs_around_the_measurements_is_told() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from effvit.profiling.board import BoardConditions
+from effvit.profiling.clocks import ClockTime
 from effvit.profiling.disturbance import (
     PROC_STAT,
     TOLERANCE,
@@ -75,6 +77,7 @@ def test_others_have_what_was_busy_and_not_ours() -> None:
         involuntary_switches=6,
         clock_hz=2e9,
         throttled=1,
+        lowest_hz=2e9,
     )
 
 
@@ -141,6 +144,21 @@ def test_clock_and_throttling_are_read_where_the_kernel_tells(tmp_path: Path) ->
     assert clock_hz(tmp_path, [0, 1, 2]) == 2.5e9
     assert throttle_count(tmp_path, [0, 1, 2]) == 5
     assert (clock_hz(tmp_path, [2, 3]), throttle_count(tmp_path, [3])) == (None, None)
+
+
+def test_the_lowest_clock_is_that_of_the_time_counted_or_else_of_what_was_seen() -> None:
+    before = Counters(0.0, 0.0, 0, (0,), None, 2.4e9, None, (ClockTime(0, 1.5e9, 10), ClockTime(0, 2.4e9, 10)))
+    after = replace(before, wall_s=1.0, clock_hz=2.3e9, clocks=(ClockTime(0, 1.5e9, 60), ClockTime(0, 2.4e9, 60)))
+    assert conditions_between(before, after).lowest_hz == 1.5e9
+    bare = [replace(one, clocks=()) for one in (before, after)]
+    assert conditions_between(*bare).lowest_hz == 2.3e9
+    assert conditions_between(*(replace(one, clock_hz=None) for one in bare)).lowest_hz is None
+
+
+def test_what_a_board_says_of_heat_and_power_disturbs_a_round() -> None:
+    hot = replace(QUIET, board=BoardConditions(80.0, 85.0, ("it was hot", "the voltage was low"), None))
+    unknown = replace(QUIET, board=BoardConditions(None, None, None, None))
+    assert disturbances([QUIET, hot, unknown], TOLERANCE) == ["", "it was hot, the voltage was low", ""]
 
 
 def test_a_busy_neighbour_is_seen_and_our_own_work_is_not_taken_for_one() -> None:

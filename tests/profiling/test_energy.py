@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from outcomes import make_cell, make_evidence
+from trees import JETSON_ORIN_NANO, chip, draw
 
-from effvit.profiling.energy import Instruments, instruments, measure_energy
+from effvit.profiling.energy import Instruments, RailCounter, instruments, measure_energy
+from effvit.profiling.hwmon import chips
 from effvit.profiling.metrics.energy import measure
+from effvit.profiling.rails import rails
 from effvit.profiling.records import Energy, EnergyWindow
 
 RANGE_UJ = 262_143_328_850
@@ -147,8 +151,9 @@ def test_without_a_counter_nothing_is_run_and_the_reason_is_told(tmp_path: Path)
     def run() -> int:
         raise AssertionError("a pass that tells nothing takes time")
 
-    energy = measure_energy(instruments(tmp_path, NoNvml()), run)
-    assert energy == Energy((), 0, f"no RAPL counter in {tmp_path}; NVML cannot be read: Driver Not Loaded")
+    energy = measure_energy(instruments(tmp_path, NoNvml(), tmp_path), run)
+    reasons = f"no RAPL counter in {tmp_path}; NVML cannot be read: Driver Not Loaded"
+    assert energy == Energy((), 0, f"{reasons}; no labelled supply of a board in /sys")
     evidence = replace(make_evidence(make_cell()), energy=energy)
     assert {reading.value for reading in measure(evidence)} == {None}
     assert all("NVML cannot be read" in reading.note for reading in measure(evidence))
@@ -164,7 +169,7 @@ def test_a_counter_that_only_root_reads_is_no_counter(tmp_path: Path, monkeypatc
         return read(path, *arguments)
 
     monkeypatch.setattr(Path, "read_text", refuse)  # for root, who runs tests in containers, no file is closed
-    here = instruments(tmp_path, NoNvml())
+    here = instruments(tmp_path, NoNvml(), tmp_path)
     assert here.counters == ()
     assert here.reasons[0] == "RAPL cannot be read: permission denied"
 
@@ -179,3 +184,59 @@ def test_a_gpu_without_a_counter_leaves_those_of_the_processor(tmp_path: Path) -
 def test_energy_that_took_no_time_is_refused() -> None:
     with pytest.raises(ValueError, match="energy takes time"):
         EnergyWindow("cpu", "RAPL", 1.0, 0.0, 1.0, 1.0)
+
+
+def supply(root: Path, milliamperes: int) -> Path:
+    """Return a board whose supply of 5 V gives so much now."""
+    readings = {"in1_label": "VDD_IN", "in1_input": "5000", "curr1_input": str(milliamperes)}
+    return draw(root, chip(1, "ina3221", **readings))
+
+
+def test_a_supply_is_summed_up_from_one_moment_to_the_next(tmp_path: Path) -> None:
+    clock = Clock()
+    (rail,) = rails(chips(supply(tmp_path, 1000)))
+    counter = RailCounter(rail, clock)
+    counter.joules()
+    clock.sleep(2.0)
+    assert counter.joules() == pytest.approx(10.0)  # 5 W for 2 s
+    supply(tmp_path, 3000)
+    clock.sleep(1.0)
+    assert counter.joules() == pytest.approx(20.0)  # from 5 W to 15 W in 1 s
+    (tmp_path / "sys/class/hwmon/hwmon1/curr1_input").write_text("torn")
+    clock.sleep(1.0)
+    assert counter.joules() == pytest.approx(20.0)
+    supply(tmp_path, 3000)
+    clock.sleep(1.0)
+    assert counter.joules() == pytest.approx(50.0)  # 15 W over both seconds
+
+
+def test_a_board_is_metered_as_a_whole_where_nothing_else_counts(tmp_path: Path) -> None:
+    root = draw(tmp_path / "root", JETSON_ORIN_NANO)
+    here = instruments(tmp_path, NoNvml(), root)
+    assert [(one.device, one.source) for one in here.counters] == [("board", "ina3221 VDD_IN")]
+    assert here.polled
+    zone(tmp_path, "0", "package-0", 0)
+    counted = instruments(tmp_path, NoNvml(), root)
+    assert [one.source for one in counted.counters] == ["RAPL package-0"]
+    assert not counted.polled
+
+
+def test_a_supply_is_read_all_the_time_while_calls_run(tmp_path: Path) -> None:
+    root = supply(tmp_path, 1000)
+
+    def run() -> int:
+        # 5 W while idle; 25 W in the middle of the calls, which readings before and after them do not show.
+        supply(root, 5000)
+        time.sleep(0.4)
+        supply(root, 1000)
+        return 10
+
+    energy = measure_energy(instruments(tmp_path / "none", NoNvml(), root), run, idle_s=0.1)
+    (window,) = energy.windows
+    assert window.device == "board"
+    assert 4.0 < window.joules / window.seconds <= 25.0
+    # 0.4 s at 25 W are 10 J; two readings alone would make 2 J of them.
+    assert window.joules > 4.0
+    found = readings(energy)
+    assert found["board_gross_j"] == pytest.approx(window.joules / 10)
+    assert (found["cpu_gross_j"], found["gpu_gross_j"]) == (None, None)

@@ -15,10 +15,12 @@ from agents import ABSENT, BRIEF, bare_python, stand_in
 from ssh_server import SSHD, Server, cut_connections, running_server
 from untrained_runs import make_run
 
+from effvit.environment import capture_environment
 from effvit.errors import CheckFailedError, EffvitError, UnavailableError, UsageError
 from effvit.profiling.agent.packing import Packing
 from effvit.profiling.agent.remote import ROOT, RemoteSweep, clean
-from effvit.profiling.agent.ssh import Host, Ssh, host_from_text
+from effvit.profiling.agent.ssh import Host, Ssh, host_from_text, names_host
+from effvit.profiling.board import BoardMeter
 from effvit.profiling.devices import Device
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Plan
@@ -227,6 +229,7 @@ def test_a_file_that_changed_there_is_copied_again(run: Run, pixels: PixelStore,
         ("ssh://pi@raspberry.local:2222", Host("raspberry.local", "pi", 2222)),
         ("ssh://[fe80::1%eth0]:22/cpu:threads=2", Host("fe80::1%eth0", None, 22, Device(threads=2))),
         ("ssh://a@b/cpu:threads=1,memory=512MiB", Host("b", "a", None, Device("cpu", 1, 2**29))),
+        ("kitchen=ssh://a@b:22", Host("b", "a", 22, Device(), "kitchen")),
     ],
 )
 def test_hosts_are_named_as_ssh_names_them(text: str, host: Host) -> None:
@@ -238,12 +241,31 @@ def test_hosts_are_named_as_ssh_names_them(text: str, host: Host) -> None:
     [
         "ssh://", "ssh://-oProxyCommand=touch pwned", "ssh://a;touch pwned", "ssh://$(touch pwned)", "ssh://a b",
         "ssh://`touch pwned`@host", "ssh://-l@host", "ssh://host:0", "ssh://host:99999", "ssh://host:2x", "ssh://a@b@c",
-        "ssh://host\nother", "ssh://host/tpu", "ssh://host/cpu:threads=0",
+        "ssh://host\nother", "ssh://host/tpu", "ssh://host/cpu:threads=0", "a b=ssh://host", "-x=ssh://host",
+        "$(touch pwned)=ssh://host", "cpu",
     ],
 )  # fmt: skip
 def test_what_is_no_host_reaches_no_shell(text: str) -> None:
     with pytest.raises(UsageError):
         host_from_text(text)
+
+
+def test_a_host_is_called_by_its_name_and_reached_by_its_address() -> None:
+    called = host_from_text("kitchen=ssh://pi@board")
+    assert (str(called), called.address) == ("kitchen", "pi@board")
+    assert names_host("kitchen=ssh://pi@board")
+    assert names_host("ssh://pi")
+    assert not names_host("cpu:threads=1")
+
+
+def test_a_device_says_what_it_is_and_how_hot_without_numpy(tmp_path: Path, python: Path) -> None:
+    sweep = RemoteSweep(Ssh(Host("device"), stand_in(tmp_path, python)))
+    found = sweep.facts()
+    # The stand-in is this machine.
+    here = capture_environment()
+    assert found.environment.hardware == here.hardware
+    assert (found.environment.cpu, found.environment.ram_bytes) == (here.cpu, here.ram_bytes)
+    assert found.board.note == BoardMeter().conditions().note
 
 
 def test_words_reach_the_other_side_as_they_are(tmp_path: Path, python: Path) -> None:

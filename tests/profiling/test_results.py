@@ -9,13 +9,16 @@ import pytest
 from outcomes import ENVIRONMENT, make_outcome, make_sweep, without_evidence
 
 from effvit.errors import ResultError, StorageError
+from effvit.hardware import Cluster, Hardware
 from effvit.profiling import results
+from effvit.profiling.board import BoardConditions
 from effvit.profiling.devices import Device
 from effvit.profiling.disturbance import Conditions, Turn
 from effvit.profiling.gpu import GpuConditions
 from effvit.profiling.records import DeviceTimes
 from effvit.spec import Swap
 
+BOARD = Hardware("A board", "01234567", (Cluster((0, 1), "Cortex-A76", 1024, 1.5e9, 2.4e9, "ondemand"),), 0, 0, "15W")
 FIRST = make_outcome("softmax")
 SECOND = make_outcome("linformer")
 
@@ -60,6 +63,39 @@ def test_what_a_gpu_did_is_read_as_it_was_written(tmp_path: Path) -> None:
     outcome = replace(FIRST, cell=replace(FIRST.cell, device=Device("cuda", index=1)), evidence=evidence)
     results.append(tmp_path / "r", outcome)
     assert results.read(tmp_path / "r") == [outcome]
+
+
+def test_what_a_board_told_and_which_machine_it_was_is_read_as_it_was_written(tmp_path: Path) -> None:
+    board = BoardConditions(61.2, 84.0, ("the supply voltage was too low",), 9.5, "cpu-thermal", "ina3221 VDD_IN")
+    turn = Turn(0, Conditions(1.0, 1.0, 2, 0.0, 0.0, 0, None, None, lowest_hz=1.5e9, board=board))
+    assert FIRST.evidence is not None
+    evidence = replace(FIRST.evidence, turns=(turn,))
+    outcome = replace(FIRST, evidence=evidence, environment=replace(ENVIRONMENT, hardware=BOARD))
+    results.append(tmp_path / "r", outcome)
+    assert results.read(tmp_path / "r") == [outcome]
+
+
+def test_machines_alike_keep_outcomes_of_their_own(tmp_path: Path) -> None:
+    here = replace(FIRST, environment=replace(ENVIRONMENT, hardware=BOARD))
+    there = replace(FIRST, environment=replace(ENVIRONMENT, hardware=replace(BOARD, identity="89abcdef")))
+    for outcome in (here, there):
+        results.append(tmp_path / "r", outcome)
+    assert results.read(tmp_path / "r") == [here, there]
+
+
+def test_what_an_older_version_wrote_is_of_the_one_machine_that_it_fits(tmp_path: Path) -> None:
+    here = replace(SECOND, environment=replace(ENVIRONMENT, hardware=BOARD))
+    for outcome in (FIRST, here):
+        results.append(tmp_path / "r", outcome)
+    assert results.read(tmp_path / "r") == [replace(FIRST, environment=here.environment), here]
+    # Measured again, it is one outcome and not two.
+    again = replace(FIRST, environment=here.environment, finished="2026-02-01T00:00:00Z")
+    results.append(tmp_path / "r", again)
+    assert results.read(tmp_path / "r") == [again, here]
+    # Of two machines that it fits nobody knows which.
+    other = replace(SECOND, environment=replace(ENVIRONMENT, hardware=replace(BOARD, identity="89abcdef")))
+    results.append(tmp_path / "r", other)
+    assert results.read(tmp_path / "r")[0] == FIRST
 
 
 @pytest.mark.parametrize("cut", [1, 20, 1000])

@@ -47,7 +47,7 @@ from effvit.spec import Precision
 class Meter:
     """A processor that has always taken 60 J more than when it was last asked."""
 
-    device: Literal["cpu", "gpu"] = "cpu"
+    device: Literal["cpu", "gpu", "board"] = "cpu"
     source = "a meter"
     total = 0.0
 
@@ -166,6 +166,7 @@ def test_the_evidence_of_a_cell_belongs_to_its_artifact(measured: tuple[Path, li
         assert cost.least_moved is not None
         assert evidence.work == CallWork(batch, 4 * (cost.parameters + batch * cost.least_moved))
         assert evidence.calibration == replace(CALIBRATION, threads=1)
+        assert all(turn.conditions.board is not None for turn in evidence.turns)
         memory = evidence.memory
         assert memory.peak_bytes is not None
         assert memory.before_bytes is not None
@@ -216,6 +217,19 @@ def test_a_sweep_started_again_measures_only_what_is_missing(
     assert again[:6] == outcomes[:6]
     assert len(read(copy)) == 8
     assert not any(stage.startswith("accuracy") for stage in log.stages), "accuracy was measured before"
+
+
+def test_a_sweep_that_an_older_version_began_goes_on(
+    measured: tuple[Path, list[Outcome], Log], runs: list[Run], pixels: PixelStore, tmp_path: Path
+) -> None:
+    """It did not write which of several machines alike it was."""
+    log, copy = Log(), tmp_path / "results.jsonl"
+    for outcome in measured[1][:-2]:
+        append(copy, replace(outcome, environment=replace(outcome.environment, hardware=None)))
+    again = sweep(plan(runs, "ort-cpu", batches=(1, 2), px=(32, 48)), copy, pixels, log)
+    assert (len(log.known), len(log.fresh)) == (6, 2)
+    assert len({one.environment.key for one in again}) == 1
+    assert read(copy) == again
 
 
 @pytest.mark.usefixtures("misbehaving")

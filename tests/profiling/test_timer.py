@@ -7,8 +7,11 @@ import time
 
 import numpy as np
 
+from effvit.profiling.board import BoardConditions, BoardMeter
 from effvit.profiling.disturbance import Counters
 from effvit.profiling.timer import time_round
+
+BOARD = BoardConditions(50.0, 60.0, (), None)
 
 
 class Counting:
@@ -85,3 +88,25 @@ def test_conditions_are_those_of_the_timed_launches_and_the_block_alone() -> Non
     assert seen == [measured.warmup, measured.warmup + 6 + 3]
     assert (measured.conditions.wall_s, measured.conditions.involuntary_switches) == (1.0, 5)
     assert measured.warmup_s >= 0.02
+
+
+class Sensors(BoardMeter):
+    """A board that notes when it is read."""
+
+    def __init__(self, session: Counting) -> None:
+        self.session, self.seen = session, list[int]()
+
+    def start(self) -> None:
+        self.seen.append(self.session.launches)
+
+    def conditions(self) -> BoardConditions:
+        self.seen.append(self.session.launches)
+        return BOARD
+
+
+def test_sensors_are_read_before_the_warm_up_and_after_everything_else() -> None:
+    session = Counting(seconds=0.002)
+    sensors = Sensors(session)
+    measured = time_round(session, samples=6, least_s=0, most_s=1, warmup_s=0, board=sensors)
+    assert sensors.seen == [0, measured.warmup + 6 + 3]
+    assert measured.conditions.board == BOARD
