@@ -59,5 +59,5 @@ def test_a_device_behind_ssh_is_measured_beside_this_machine(
 def test_what_cannot_be_measured_over_ssh_is_a_sentence(effvit: Effvit, trained: Path) -> None:
     refused(effvit("profile", "--device", "ssh://a;b"), 2, "is not the name of a host")
     refused(effvit("profile", "--device", "ssh://-oProxyCommand=x"), 2, "is not the name of a host")
-    refused(effvit("profile", "--device", "ssh://pi", "--max-batch"), 2, "is not searched for over ssh")
+    refused(effvit("profile", "--device", "ssh://pi", "--max-batch"), 2, "--max-batch does not search over ssh")
     refused(effvit("agent", "clean", "pi"), 2, "names no host")
