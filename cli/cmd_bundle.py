@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from effvit.cli.artifacts import is_file, newest_artifacts
+from effvit.cli.artifacts import is_file, newest_artifacts, verified_file
 from effvit.cli.options import DEFAULT_RUNS, JsonOption, RunsOption
 from effvit.cli.output import hint, say, write, write_json
 from effvit.errors import ArtifactError
@@ -62,17 +62,13 @@ def _chosen(artifact: str | None, precision: str | None, res: str | None, backen
     """Return what the backend to bundle for knows of the artifact.
 
     Raises:
-        ArtifactError: No backend that runs bundles has verified it.
+        ArtifactError: It is not there, or no backend that runs bundles has verified it.
+        DamagedArtifactError, ChangedFileError: It is no whole graph, or not the one that was verified.
     """
     from effvit.export.bundle import runtimes_of
-    from effvit.export.sidecars import sidecars_of
 
-    if artifact is not None and is_file(artifact):
-        known = sidecars_of(Path(artifact))
-        if not known:
-            raise ArtifactError(
-                f"{artifact} was never verified against its model", "name a graph that `effvit export` wrote"
-            )
+    if artifact is not None and is_file(artifact, runs):
+        known = verified_file(Path(artifact))
     else:
         known = newest_artifacts(runs, artifact, precision, res, None if backend is None else [backend], ("onnx",))
     fitting = runtimes_of(known, backend)

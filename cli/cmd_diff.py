@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from effvit.cli.artifacts import run_around
 from effvit.cli.options import DEFAULT_RUNS, JsonOption, RunsOption, ThreadsOption, names_from_text
 from effvit.cli.output import CountingBar, progress_bars, say, show, write_json
 from effvit.errors import ArtifactError, UsageError
@@ -43,6 +44,7 @@ def diff(
     from effvit.environment import usable_cores
     from effvit.export.base import pick_backend
     from effvit.export.differences import check_comparison, compare_blocks
+    from effvit.export.graph_file import check_whole
     from effvit.preprocessing import normalise
     from effvit.profiling.pixels import PixelStore
 
@@ -50,6 +52,7 @@ def diff(
     for path in paths:
         if not path.is_file():
             raise ArtifactError(f"there is no file {path}", "name two .onnx files of one model")
+        check_whole(path)
     of = _run_of(paths[0], run, runs)
     sides = [_side(path, of, one) for path, one in zip(paths, chosen, strict=True)]
     size = sides[0].artifact.height, sides[0].artifact.width
@@ -70,14 +73,11 @@ def diff(
 
 def _run_of(path: Path, name: str | None, runs: Path) -> Run:
     """Return the run called `name`, or the one whose artifacts' folder `path` lies in."""
-    from effvit.run import open_run, resolve_runs
+    from effvit.run import resolve_runs
 
     if name is not None:
         return resolve_runs(runs, [name], [])[0]
-    folder = path.resolve().parent.parent
-    if not (folder / "run.json").is_file():
-        raise ArtifactError(f"{path} lies in no run's folder", "say which run it was made from with --run")
-    return open_run(folder)
+    return run_around(path, "say which run it was made from with --run")
 
 
 def _side(path: Path, run: Run, backend: Backend) -> Side:

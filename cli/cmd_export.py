@@ -22,10 +22,12 @@ from effvit.cli.options import (
     AttentionsOption,
     FallbackOption,
     JsonOption,
+    MaxDropOption,
     ResolutionsOption,
     RunArguments,
     RunsOption,
     ThreadsOption,
+    VerifyImagesOption,
     attentions_from_text,
     calibration_method_from_text,
     pins_from_text,
@@ -33,7 +35,7 @@ from effvit.cli.options import (
     resolutions_from_text,
 )
 from effvit.cli.output import CountingBar, progress_bars, say, show, warn, write_json
-from effvit.errors import BackendUnavailableError, UnavailableError
+from effvit.errors import BackendUnavailableError
 from effvit.export.engine_options import DEFAULT_ENGINE
 from effvit.export.pins import PINNABLE
 from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantisation, Quantised
@@ -56,14 +58,9 @@ def export(
     ] = None,
     attn: AttentionsOption = None,
     res: ResolutionsOption = None,
-    verify_images: Annotated[
-        int, typer.Option(metavar="N", min=1, help="held-out images to compare with PyTorch on")
-    ] = 64,
+    verify_images: VerifyImagesOption = 64,
     allow_fallback: FallbackOption = False,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(metavar="POINTS", min=0, help="refuse an artifact that loses more percentage points of top-1"),
-    ] = None,
+    max_drop: MaxDropOption = None,
     calibration: Annotated[
         str, typer.Option(metavar="METHOD", help="how int8 takes ranges: minmax, entropy or percentile")
     ] = DEFAULT_QUANTISATION.method,
@@ -204,11 +201,6 @@ def _export(
 
     spec, precision = source.run.record.spec, source.precision
     check_resolution(spec.backbone, (source.height, source.width), spec.patch or 1)
-    if backend.unavailable() is None and precision not in backend.precisions:
-        raise UnavailableError(
-            f"a {precision} artifact cannot be verified here: {backend.name} does not run {precision}",
-            f"choose one of: {', '.join(sorted(backend.precisions))}",
-        )
     backend.require(precision)
     images = pixels.get(source.run, source.height, source.width, verify_images)
     if pins and precision in PINNABLE:

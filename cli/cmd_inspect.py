@@ -34,7 +34,7 @@ def inspect(
 
     Takes ONNX graphs, also of others, TensorRT engines, and what `trtexec --exportLayerInfo` wrote of one (.json).
     """
-    path = Path(artifact) if artifact is not None and is_file(artifact) else None
+    path = Path(artifact) if artifact is not None and is_file(artifact, runs) else None
     if path is None:
         chosen = newest_artifacts(runs, artifact, precision, res, None if backend is None else [backend])
         path = Path(chosen[-1].artifact.path)

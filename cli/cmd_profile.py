@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from effvit.cli.artifacts import refuse_files
 from effvit.cli.hosts import split_devices
 from effvit.cli.options import (
     DEFAULT_RUNS,
@@ -21,6 +22,7 @@ from effvit.cli.options import (
     LeastOption,
     MostOption,
     NoiseOption,
+    PinsOption,
     ResolutionsOption,
     RoundsOption,
     RunArguments,
@@ -33,11 +35,13 @@ from effvit.cli.options import (
     batches_from_text,
     devices_from_texts,
     names_from_text,
+    pins_from_text,
     precisions_from_text,
     resolutions_from_text,
 )
 from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
 from effvit.errors import CellsFailedError, FallbackError, UsageError
+from effvit.export.pins import AUTO
 from effvit.interruption import advising, same_command
 from effvit.profiling.devices import check_gpus
 from effvit.spec import BASELINE
@@ -57,6 +61,7 @@ def profile(
         str | None, typer.Option(metavar="NAME,...", help="runtimes [default: all that are here]", show_default=False)
     ] = None,
     device: DevicesOption = None,
+    pin_fp32: PinsOption = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="result file [default: results.jsonl among the runs]", show_default=False),
@@ -105,10 +110,13 @@ def profile(
     on from there. With --max-batch nothing is timed and --batch has no meaning: batches are doubled and halved, each in
     a process of its own, until one image more does not fit. What was found is kept in frontier.jsonl among the runs, or
     in --out. With --until-crossover further resolutions between the smallest and the largest are measured, those that a
-    fit of latency over tokens says most about, until each variant's crossing with softmax is bracketed.
+    fit of latency over tokens says most about, until each variant's crossing with softmax is bracketed. With --pin-fp32
+    artifacts are measured with these modules in fp32 beside the same without, in the same rounds, and what that costs
+    is told; those that are refused without are measured with them alone.
     """
     sizes = resolutions_from_text(res) if res is not None else None
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
+    pins = pins_from_text(pin_fp32, precisions)
     hosts, here = split_devices(device, threads)
     devices = devices_from_texts(here, threads) if here or not hosts else []
     check_gpus(devices)  # before the seconds that importing PyTorch takes
@@ -118,29 +126,30 @@ def profile(
     backends = names_from_text(backend)
     for name in backends:  # and before those that importing runs takes
         pick_backend(name).require()
-    if hosts:
-        _refuse_searches(max_batch=max_batch, until_crossover=until_crossover)
+    _refuse_together({"--device ssh://": hosts, "--max-batch": max_batch, "--until-crossover": until_crossover}, pins)
+    refuse_files(run, runs)
 
     from effvit.cli.remote_sweeping import follow_all, start_on
-    from effvit.cli.sweeping import SweepDisplay, say_crossovers
+    from effvit.cli.sweeping import SweepDisplay
     from effvit.environment import usable_cores
     from effvit.profiling.agent.measuring import Allowed
     from effvit.profiling.agent.packing import Packing
     from effvit.profiling.pixels import PixelStore
-    from effvit.profiling.plan import Effort, Plan, available_backends
+    from effvit.profiling.plan import Effort, Plan, available_backends, check_precisions
     from effvit.profiling.seeking import seek_crossovers
     from effvit.profiling.sweep import run_sweep
     from effvit.run import find_runs, resolve_runs
 
     chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
     plan = Plan(
-        runs=tuple(chosen),
+        runs=(*chosen, *_pinned(chosen, pins)),
         resolutions=tuple(sizes or dict.fromkeys(one.record.spec.trained for one in chosen)),
         batches=(1,) if max_batch else tuple(batches),
         precisions=tuple(precisions),
         backends=tuple(backends) or available_backends(devices),
         devices=tuple(devices),
     )
+    check_precisions(plan.backends, precisions)
     effort = Effort(
         threads=usable_cores(),
         rounds=rounds,
@@ -179,25 +188,51 @@ def profile(
         outcomes = seek(plan) if devices else []
         display.close()
         outcomes += follow_all(remote, results, progress)
-    show_outcomes(outcomes, json=json)
-    if until_crossover:
-        say_crossovers(outcomes)
+    _conclude(outcomes, pins=bool(pins), crossovers=until_crossover, json=json)
     say(f"results: {results}")
     if not any(one.record.spec.attention == BASELINE for one in chosen):
         hint(_advise_baseline(chosen, find_runs(runs)))
     raise_if_unfinished(outcomes, allow_fallback=allow_fallback)
 
 
-def _refuse_searches(*, max_batch: bool, until_crossover: bool) -> None:
-    """Refuse what other machines do not do.
+def _conclude(outcomes: list[Outcome], *, pins: bool, crossovers: bool, json: bool) -> None:
+    """Show what was measured, and tell what these options are about."""
+    from effvit.cli.sweeping import say_crossovers, say_pins
+
+    show_outcomes(outcomes, json=json)
+    if pins:
+        say_pins(outcomes)
+    if crossovers:
+        say_crossovers(outcomes)
+
+
+def _refuse_together(asked: Mapping[str, object], pins: Sequence[str]) -> None:
+    """Refuse what does not go together: searches and other machines, and either with pins.
 
     Raises:
-        UsageError: It was asked for.
+        UsageError: Of what was `asked`, by its option, two were that do not.
     """
-    if max_batch:
-        raise UsageError("the largest batch is not searched for over ssh", "leave --max-batch or --device ssh:// away")
-    if until_crossover:
-        raise UsageError("crossovers are not sought over ssh", "leave --until-crossover or --device ssh:// away")
+    wanted = [option for option, value in asked.items() if value]
+    if pins and wanted:
+        raise UsageError(f"--pin-fp32 does not go with {wanted[0]}", f"leave --pin-fp32 or {wanted[0]} away")
+    if wanted[:1] == ["--device ssh://"] and wanted[1:]:
+        raise UsageError(f"{wanted[1]} does not search over ssh", f"leave {wanted[1]} or {wanted[0]} away")
+
+
+def _pinned(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+    """Return the runs with the modules that `names` mean in fp32, or with `AUTO`.
+
+    Raises:
+        UnknownNameError: A name means no module of one of them.
+    """
+    if not names:
+        return []
+    if tuple(names) == AUTO:
+        return [replace(run, pins=AUTO) for run in runs]
+
+    from effvit.export.pinning import pins_from_names
+
+    return [replace(run, pins=pins_from_names(names, run.model())) for run in runs]
 
 
 def _advise_baseline(chosen: Sequence[Run], known: Sequence[Run]) -> str:

@@ -25,6 +25,7 @@ from effvit.cli import (
     cmd_predict,
     cmd_profile,
     cmd_recommend,
+    cmd_refit,
     cmd_report,
     cmd_runs,
     cmd_schema,
@@ -74,6 +75,7 @@ app.command("finetune", short_help="swap the attention of a model and fine-tune 
 app.add_typer(cmd_runs.app, name="runs", short_help="list runs, and show the curves of one")
 app.command("evaluate", short_help="measure accuracy through any backend")(cmd_evaluate.evaluate)
 app.command("export", short_help="write ONNX graphs and TensorRT engines, verified")(cmd_export.export)
+app.command("refit", short_help="put a run's weights into a TensorRT engine")(cmd_refit.refit)
 app.command("inspect", short_help="show what a graph or an engine is made of")(cmd_inspect.inspect)
 app.command("diff", short_help="find the block where two graphs of a model part")(cmd_diff.diff)
 app.command("bundle", short_help="take a verified graph away, with all it needs")(cmd_bundle.bundle)

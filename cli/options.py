@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from effvit.errors import UnknownNameError, UsageError
-from effvit.export.pins import PINNABLE
+from effvit.export.pins import AUTO, PINNABLE
 from effvit.export.quantisation import METHODS, Method
 from effvit.mix import parse_mix
 from effvit.profiling.devices import Device, device_from_text
@@ -25,6 +25,15 @@ ClassesOption = Annotated[bool, typer.Option("--classes", help="show the accurac
 SkipCorruptOption = Annotated[bool, typer.Option("--skip-corrupt", help="leave out images that cannot be decoded")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads [default: every usable core]")
+]
+VerifyImagesOption = Annotated[
+    int, typer.Option("--verify-images", metavar="N", min=1, help="held-out images to compare with PyTorch on")
+]
+MaxDropOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop", metavar="POINTS", min=0, help="refuse an artifact that loses more percentage points of top-1"
+    ),
 ]
 ResolutionsOption = Annotated[
     str | None,
@@ -40,6 +49,15 @@ AttentionsOption = Annotated[
 FallbackOption = Annotated[
     bool,
     typer.Option("--allow-fallback", help="take runtimes that do something else than they were asked for, and say so"),
+]
+PinsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pin-fp32",
+        metavar="auto|NAME,...",
+        help="modules that stay in fp32 where the artifact has 16 bits or less: those named, such as blocks.3.attn, or "
+        "what an export with --pin-fp32 auto has found",
+    ),
 ]
 RoundsOption = Annotated[int, typer.Option(metavar="N", min=1, help="interleaved rounds, at least")]
 SamplesOption = Annotated[int, typer.Option(metavar="N", min=1, help="timed launches a cell over all rounds, at least")]
@@ -178,7 +196,7 @@ def pins_from_text(text: str | None, precisions: Sequence[Precision]) -> list[st
     if text is None:
         return []
     names = _some(names_from_text(text), text, "module", "--pin-fp32 auto, or --pin-fp32 blocks.3.attn")
-    if "auto" in names and len(names) > 1:
+    if AUTO[0] in names and len(names) > 1:
         raise UsageError("auto finds the modules by itself", "write --pin-fp32 auto, or name modules, not both")
     if set(precisions).isdisjoint(PINNABLE):
         raise UsageError(

@@ -15,7 +15,8 @@ from effvit.export.base import Artifact, Backend, Source
 from effvit.export.build import Limits, verified_artifact
 from effvit.export.cache import find, keep, make
 from effvit.export.pinning import pinned_artifact, pins_from_names
-from effvit.export.pins import PinCost
+from effvit.export.pins import AUTO, PinCost
+from effvit.export.sidecars import searched_pins
 from effvit.preprocessing import normalise
 from effvit.profiling.plan import Effort
 from effvit.profiling.ratio import latency_ratio
@@ -23,7 +24,6 @@ from effvit.profiling.ratio import latency_ratio
 if TYPE_CHECKING:
     from effvit.profiling.pixels import Pixels
 
-AUTO = "auto"
 BATCH = 1
 # Whether pins cost a percent or ten is what is asked here; a sweep tells more.
 _LEAST_S, _MOST_S = 0.5, 10.0
@@ -53,11 +53,26 @@ def pinned(
     return artifact
 
 
+def pins_named(names: Sequence[str], source: Source, backend: Backend) -> tuple[str, ...]:
+    """Return the modules that `names` mean in the artifact of `source`; of `auto`, what a search has found, if one has.
+
+    Raises:
+        UnknownNameError: A name means no module.
+    """
+    run = source.run
+    if tuple(names) != AUTO:
+        return pins_from_names(names, source.model())
+    found = searched_pins(run.folder, backend.format, source.precision, (source.height, source.width))
+    if not found:
+        say(f"no `effvit export --pin-fp32 auto` has found what to keep in fp32 in {run.name}: it is taken as it is")
+    return found[-1] if found else ()
+
+
 def _found(
     source: Source, backend: Backend, images: Pixels, threads: int, limits: Limits, names: Sequence[str]
 ) -> tuple[Artifact, Artifact]:
     """Return the artifact with pins, and the one without."""
-    if list(names) != [AUTO]:
+    if tuple(names) != AUTO:
         chosen = replace(source, pins=pins_from_names(names, source.model()))
         artifact = verified_artifact(chosen, backend, images.path, threads, images.truth, limits)
         return artifact, find(source, backend) or make(source, backend)

@@ -91,13 +91,14 @@ def names_table(rows: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def accuracy_table(rows: Sequence[tuple[str, str, Accuracy]], backend: str, precision: str) -> Table:
-    """Return accuracies of (run, size, counts), measured through one backend."""
-    table = _plain("run", "px", "top-1", "top-5", "class-balanced top-1", "images", title=f"{backend}, {precision}")
-    for run, size, accuracy in rows:
+def accuracy_table(rows: Sequence[tuple[str, Artifact, str, Accuracy]]) -> Table:
+    """Return accuracies of (run, artifact, backend, counts)."""
+    table = _plain("run", "px", "runtime", "precision", "top-1", "top-5", "class-balanced top-1", "images")
+    for run, artifact, backend, accuracy in rows:
         rates = (top1(accuracy), top5(accuracy), balanced_top1(accuracy))
         shown = ["-" if rate is None else f"{rate:.1%}" for rate in rates]
-        table.add_row(run, size, *shown, f"{accuracy.images} of {accuracy.of_images}")
+        made = (f"{artifact.height}x{artifact.width}", backend, _precision(artifact))
+        table.add_row(run, *made, *shown, f"{accuracy.images} of {accuracy.of_images}")
     return table
 
 

@@ -7,8 +7,8 @@ from rich.progress import Progress, TaskID
 from effvit.cli.output import say
 from effvit.profiling.crossover import crossovers
 from effvit.profiling.heat import heat_of
-from effvit.profiling.records import Outcome
-from effvit.profiling.report import crossings, display
+from effvit.profiling.records import Cell, Outcome
+from effvit.profiling.report import crossings, details, display
 from effvit.profiling.report.rows import make_rows
 from effvit.profiling.stats import median_s
 
@@ -60,12 +60,25 @@ def say_crossovers(outcomes: list[Outcome]) -> None:
         say("no variant was measured beside softmax at two resolutions")
 
 
-def _line(outcome: Outcome) -> str:
-    cell = outcome.cell
+def say_pins(outcomes: list[Outcome]) -> None:
+    """Tell what it costs that modules stay in fp32, cell by cell."""
+    pinned = [row for row in make_rows(outcomes) if row.outcome.cell.pins]
+    for row in pinned:
+        say(f"{_name(row.outcome.cell)}: {details.pin_cost(row)}")
+    if not pinned:
+        say("no `effvit export --pin-fp32 auto` has found anything to keep in fp32 here: all was measured as it is")
+
+
+def _name(cell: Cell) -> str:
     workload = cell.workload
     name = f"{cell.model.attention} {workload.resolution} px, batch {workload.batch}, {cell.precision}, {cell.backend}"
     if str(cell.device) != cell.device.kind:
         name = f"{name}, {cell.device}"
+    return f"{name}, {', '.join(cell.pins)} in fp32" if cell.pins else name
+
+
+def _line(outcome: Outcome) -> str:
+    name = _name(outcome.cell)
     fate = f"{outcome.status}: {outcome.reason}"
     if outcome.evidence is None:
         return f"{name}: {fate}"

@@ -12,12 +12,14 @@ EffvitError
 │   └── StorageError            a folder that cannot be written, a full disk
 ├── UnavailableError            missing software, weights or device
 │   ├── BackendUnavailableError
+│   ├── LackingError            a runtime, a processor or the data lack what a valid request takes
 │   └── PeerError               another process of the same training has ended
 ├── CheckFailedError            something was made and is not what was asked for
 │   ├── ExportError             carries the stage that failed
 │   ├── FallbackError           a runtime does something else than it was asked for
 │   ├── MismatchError           an artifact disagrees with the PyTorch model
 │   ├── ChangedFileError        a file is not the one that was recorded
+│   ├── DamagedArtifactError    a graph or an engine is torn, or none at all
 │   ├── RegressionError         cells became worse than a limit allows
 │   └── ConstraintError         nothing measured satisfies what is asked for
 └── CellsFailedError            a sweep went through, but not every cell was measured
@@ -100,7 +102,7 @@ class ResultError(UsageError):
 
 
 class ArtifactError(UsageError):
-    """A graph or an engine that cannot be used."""
+    """A graph or an engine that is not there, or not what a command takes."""
 
 
 class StorageError(UsageError):
@@ -115,6 +117,10 @@ class UnavailableError(EffvitError):
 
 class BackendUnavailableError(UnavailableError):
     """A runtime that is not on this machine; skipped in a sweep, an error when asked for by name."""
+
+
+class LackingError(UnavailableError):
+    """A valid request that takes a type, instructions or images that are not there; a sweep skips the cell."""
 
 
 class PeerError(UnavailableError):
@@ -151,6 +157,10 @@ class MismatchError(CheckFailedError):
 
 class ChangedFileError(CheckFailedError):
     """A file is not the one that was recorded: it is missing, or its content is another."""
+
+
+class DamagedArtifactError(CheckFailedError):
+    """A file that was to be a graph, an engine or a bundle and breaks off, misses a part, or is none at all."""
 
 
 class RegressionError(CheckFailedError):

@@ -171,10 +171,11 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder and its record."""
+    """A run folder and its record; the modules `pins` stay in fp32 in what is made of it with 16 bits or less."""
 
     folder: Path
     record: RunRecord
+    pins: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

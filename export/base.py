@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from effvit.errors import BackendUnavailableError, UnsupportedError
+from effvit.errors import BackendUnavailableError, LackingError, UnsupportedError
 from effvit.export.engine_options import DEFAULT_ENGINE, EngineOptions
 from effvit.export.pins import Pinned
 from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantisation, Quantised
@@ -222,7 +222,7 @@ class Backend:
 
         Raises:
             BackendUnavailableError: It is not here.
-            UnsupportedError: It does not compute in this precision.
+            LackingError: It does not compute in this precision.
         """
         with uninterrupted():  # libraries that Ctrl-C breaks off while they are imported say that they cannot be
             reason = self.unavailable()
@@ -230,7 +230,7 @@ class Backend:
             raise BackendUnavailableError(f"{self.name} cannot run here: {reason}", self.install)
         if precision is not None and precision not in self.precisions:
             known = ", ".join(sorted(self.precisions))
-            raise UnsupportedError(f"{self.name} does not run {precision}", f"choose one of: {known}")
+            raise LackingError(f"{self.name} does not run {precision}", f"choose one of: {known}")
 
 
 @cache

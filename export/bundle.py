@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from effvit.environment import package_version
-from effvit.errors import ArtifactError, ChangedFileError, UnsupportedError
+from effvit.errors import ArtifactError, ChangedFileError, DamagedArtifactError, UnsupportedError
 from effvit.export import bundled_predict
 from effvit.export.base import Artifact, pick_backend
 from effvit.export.sidecars import Sidecar
@@ -117,7 +117,8 @@ def open_bundle(folder: Path) -> Bundle:
     """Return the bundle in `folder`, every file of which is the one that was written.
 
     Raises:
-        ArtifactError: There is no bundle, or its manifest is damaged, of another effvit, or names files elsewhere.
+        ArtifactError: There is no bundle, or one of another effvit.
+        DamagedArtifactError: Its manifest is damaged, or names files elsewhere.
         ChangedFileError: A file is missing or has changed.
     """
     path = folder / MANIFEST
@@ -128,14 +129,16 @@ def open_bundle(folder: Path) -> Bundle:
             f"{folder} is not a bundle: it holds no {MANIFEST}", "name a folder that `effvit bundle` wrote"
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
-        raise ArtifactError(f"{path} is damaged or of another effvit: {error}", _AGAIN) from error
+        raise DamagedArtifactError(f"{path} is damaged or of another effvit: {error}", _AGAIN) from error
     if manifest.schema != SCHEMA:
         raise ArtifactError(f"{path} has schema {manifest.schema!r}, not {SCHEMA!r}", "use the effvit that wrote it")
     if manifest.runtime not in RUNTIMES or manifest.model_file not in {file.name for file in manifest.files}:
-        raise ArtifactError(f"{path} names no model that is one of its files, or a runtime that is unknown", _AGAIN)
+        raise DamagedArtifactError(
+            f"{path} names no model that is one of its files, or a runtime that is unknown", _AGAIN
+        )
     for file in manifest.files:
         if PurePosixPath(file.name).is_absolute() or ".." in PurePosixPath(file.name).parts:
-            raise ArtifactError(f"{path} names {file.name!r}, which lies outside of the bundle", _AGAIN)
+            raise DamagedArtifactError(f"{path} names {file.name!r}, which lies outside of the bundle", _AGAIN)
         _check(folder / file.name, file.sha256)
     return Bundle(folder, manifest)
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effvit.data.base import ImageData
-from effvit.errors import UnsupportedError
+from effvit.errors import LackingError
 from effvit.export.base import Images, Source
 from effvit.export.quantisation import LEAST_IMAGES
 from effvit.images import evaluation_pixels
@@ -25,13 +25,13 @@ def calibration_pixels(source: Source) -> npt.NDArray[np.uint8]:
     """Return training images of the run as its model is evaluated on them, `(images, height, width, 3)`.
 
     Raises:
-        UnsupportedError: There are too few.
+        LackingError: There are too few.
         DataError: The images are gone, damaged, or not the same any more.
     """
     asked, record = source.quantisation, source.run.record
     train = _images(_Trained(record.data, source.run)).train
     if len(train) < LEAST_IMAGES:
-        raise UnsupportedError(
+        raise LackingError(
             f"{source.precision} needs {LEAST_IMAGES} training images to take ranges from, and {record.data.name} has "
             f"{len(train)}",
             "fine-tune on more images, or choose --precision fp32",

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from effvit.errors import ArtifactError
+from effvit.errors import DamagedArtifactError
 from effvit.export.graph_file import ExternalFile, external_files, nodes_of, read_graph, tensors_of
 from effvit.export.products import UNKNOWN, Product, Products, TensorInfo
 from effvit.spec import ModelSpec, Precision
@@ -117,7 +117,8 @@ def graph_census(path: Path) -> GraphCensus:
     """Return what the ONNX file `path` is made of; weights in files of their own are not read.
 
     Raises:
-        ArtifactError: It is no whole ONNX graph, or weights of it are missing.
+        ArtifactError: There is no such file.
+        DamagedArtifactError: It is no whole ONNX graph, or weights of it are missing.
     """
     model = read_graph(path)
     graph = model.graph
@@ -162,7 +163,9 @@ def _products(model: onnx.ModelProto, path: Path) -> list[Product]:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"{path} is not valid ONNX: {reason}", "export it again with `effvit export`") from error
+        raise DamagedArtifactError(
+            f"{path} is not valid ONNX: {reason}", "export it again with `effvit export`"
+        ) from error
     values = (*inferred.value_info, *inferred.input, *inferred.output)
     # What inference does not know, operators of a runtime's own, say, has at least the type that the exporter wrote.
     tensors = {name: TensorInfo(info.type, None) for name, info in before.items()}

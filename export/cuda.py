@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from effvit.errors import BackendUnavailableError
 from effvit.export.base import Artifact, Images, Logits
-from effvit.export.pytorch import attention_kernels, build_model, half_type
+from effvit.export.pytorch import attention_kernels, build_model, half_type, weights_type
 from effvit.export.settings import RuntimeSettings
+from effvit.export.torch_device import TorchDevice
 from effvit.spec import Precision
 
 if TYPE_CHECKING:
@@ -31,19 +32,20 @@ class CudaSession:
         """Launch `run`, which computes what `model` does; `cuda` is the module of that name (None: `torch.cuda`)."""
         import torch
 
-        self._torch, self._cuda = torch, torch.cuda if cuda is None else cuda
+        self._torch = torch
         self._model, self._run = model, run
-        self._device = next(model.parameters()).device
-        self._stream = self._cuda.current_stream(index)
-        self.gpu = f"GPU-{self._cuda.get_device_properties(index).uuid}"
+        self._place = next(model.parameters()).device
+        cuda = torch.cuda if cuda is None else cuda
+        self._device = TorchDevice(index, cuda.current_stream(index), cuda, str(self._place))
+        self.gpu = self._device.gpu
         self._images = self._host_images = torch.empty(0)
         self._logits = self._host_logits = torch.empty(0)
 
     def bind(self, images: Images) -> None:
         # Out of page-locked memory the GPU copies by itself; from other memory the driver would copy first, and wait.
-        self._host_images = self._page_locked(images.shape)
+        self._host_images = self._torch.from_numpy(self._device.page_locked(images.shape))
         self._host_images.copy_(self._torch.from_numpy(images))
-        self._images = self._torch.empty(images.shape, device=self._device)
+        self._images = self._torch.empty(images.shape, device=self._place)
         self.upload()
         self.synchronize()
 
@@ -52,24 +54,21 @@ class CudaSession:
             self._logits = self._run(self._images)
 
     def synchronize(self) -> None:
-        self._stream.synchronize()
+        self._device.synchronize()
 
     def upload(self) -> None:
         self._images.copy_(self._host_images, non_blocking=True)
 
     def download(self) -> None:
         if self._host_logits.shape != self._logits.shape:
-            self._host_logits = self._page_locked(self._logits.shape)
+            self._host_logits = self._torch.from_numpy(self._device.page_locked(tuple(self._logits.shape)))
         self._host_logits.copy_(self._logits, non_blocking=True)
 
     def mark(self) -> Any:
-        event = self._cuda.Event(enable_timing=True)
-        event.record(self._stream)
-        return event
+        return self._device.mark()
 
     def seconds_between(self, first: Any, second: Any) -> float:
-        milliseconds: float = first.elapsed_time(second)
-        return milliseconds * 1e-3
+        return self._device.seconds_between(first, second)
 
     def logits(self) -> Logits:
         self.download()
@@ -79,7 +78,6 @@ class CudaSession:
     def settings(self) -> RuntimeSettings:
         """Read the switches, and watch one launch to see which attention kernels it calls."""
         torch = self._torch
-        weights = next(self._model.parameters()).dtype
         products = torch.backends.cuda.matmul.fp32_precision == TF32
         convolutions = torch.backends.cudnn.conv.fp32_precision == TF32
         kernels = attention_kernels(self.launch)
@@ -87,15 +85,11 @@ class CudaSession:
         return RuntimeSettings(
             runtime=f"torch {torch.__version__}",
             device=str(self._logits.device),
-            precision=half_type(weights) or (Precision.TF32 if products else Precision.FP32),
+            precision=half_type(weights_type(self._model)) or (Precision.TF32 if products else Precision.FP32),
             threads=torch.get_num_threads(),
             attention_kernels=kernels,
             tf32=products or convolutions,
         )
-
-    def _page_locked(self, shape: tuple[int, ...]) -> Tensor:
-        # A model that stays on the CPU, as in tests, has no driver that could lock pages.
-        return self._torch.empty(shape, pin_memory=self._device.type == "cuda")
 
 
 def open_model(artifact: Artifact, threads: int, index: int) -> TypedModel:

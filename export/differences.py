@@ -122,7 +122,7 @@ def compare_blocks(first: Side, second: Side, images: Images, threads: int) -> C
                 gaps += one.squares(wanted - found)
     coarser = max((side.artifact.precision for side in (first, second)), key=lambda one: typical_error(one, 0))
     parts = [
-        PartDifference(name, _error(gap, norm), MARGIN * typical_error(coarser, index))
+        PartDifference(name, relative_error(gap, norm), MARGIN * typical_error(coarser, index))
         for index, ((name, _), gap, norm) in enumerate(zip(one.sizes, gaps, norms, strict=True))
     ]
     return Comparison(
@@ -183,7 +183,7 @@ def _opened(side: Side, copy: Path, threads: int) -> _Opened:
     return _Opened(session, tuple((boundary.part, size) for boundary, size in zip(between, sizes, strict=True)))
 
 
-def _error(gap: float, norm: float) -> float:
+def relative_error(gap: float, norm: float) -> float:
     """Return the root of the ratio of two sums of squares."""
     if norm == 0:
         return 0.0 if gap == 0 else math.inf

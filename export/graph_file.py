@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import onnx
 from google.protobuf.message import DecodeError
 
-from effvit.errors import ArtifactError
+from effvit.errors import ArtifactError, DamagedArtifactError
 
 AGAIN = "export it again with `effvit export`"
 # Where PyTorch's exporter writes down which modules and which operator a node came from, `.../model.blocks.3.attn:
@@ -33,17 +33,20 @@ def read_graph(path: Path) -> onnx.ModelProto:
     """Return the graph in `path`; tensors that lie in files of their own stay there.
 
     Raises:
-        ArtifactError: There is no such file, it is no ONNX graph, or a part of one.
+        ArtifactError: There is no such file.
+        DamagedArtifactError: It is no ONNX graph, or a part of one.
     """
     content = read_file(path)
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError:
         if content.startswith(_FIRST_BYTE):
-            raise ArtifactError(f"{path} is damaged: it breaks off, or is no ONNX graph at all", AGAIN) from None
-        raise ArtifactError(f"{path} is not an ONNX graph", "name an .onnx file, an engine or a run") from None
+            raise DamagedArtifactError(f"{path} is damaged: it breaks off, or is no ONNX graph at all", AGAIN) from None
+        raise DamagedArtifactError(f"{path} is not an ONNX graph", "name an .onnx file, an engine or a run") from None
     if not (model.graph.node and model.graph.output and model.opset_import):
-        raise ArtifactError(f"{path} holds no whole ONNX graph: nodes, outputs or the operator set are missing", AGAIN)
+        raise DamagedArtifactError(
+            f"{path} holds no whole ONNX graph: nodes, outputs or the operator set are missing", AGAIN
+        )
     return model
 
 
@@ -51,7 +54,8 @@ def read_file(path: Path) -> bytes:
     """Return what `path` holds.
 
     Raises:
-        ArtifactError: There is no such file, it cannot be read, or it is empty.
+        ArtifactError: There is no such file, or it cannot be read.
+        DamagedArtifactError: It is empty.
     """
     if path.is_dir():
         raise ArtifactError(f"{path} is a folder, not an artifact", "name a file in it, or a run")
@@ -63,15 +67,25 @@ def read_file(path: Path) -> bytes:
         cause = (error.strerror or type(error).__name__).lower()
         raise ArtifactError(f"{path} cannot be read: {cause}", "check its permissions and the disk") from error
     if not content:
-        raise ArtifactError(f"{path} is empty", AGAIN)
+        raise DamagedArtifactError(f"{path} is empty", AGAIN)
     return content
+
+
+def check_whole(path: Path) -> None:
+    """Check that `path` holds an ONNX graph, and that all of its weights are there.
+
+    Raises:
+        ArtifactError: There is no such file.
+        DamagedArtifactError: It does not.
+    """
+    external_files(read_graph(path), path)
 
 
 def external_files(model: onnx.ModelProto, path: Path) -> tuple[ExternalFile, ...]:
     """Return the files beside `path` that hold weights of `model`, largest first; they are not read.
 
     Raises:
-        ArtifactError: One of them is missing, too short, or would lie outside of the graph's folder.
+        DamagedArtifactError: One of them is missing, too short, or would lie outside of the graph's folder.
     """
     ends: defaultdict[str, int] = defaultdict(int)
     counts: Counter[str] = Counter()
@@ -132,22 +146,22 @@ def _end(place: dict[str, str], tensor: str, path: Path) -> int:
     try:
         return int(place.get("offset", 0)) + int(place.get("length", 0))
     except ValueError:
-        raise ArtifactError(f"{path} does not say where its tensor {tensor} lies", AGAIN) from None
+        raise DamagedArtifactError(f"{path} does not say where its tensor {tensor} lies", AGAIN) from None
 
 
 def _external_file(path: Path, name: str, tensors: int, end: int) -> ExternalFile:
     relative = PurePosixPath(name)
     if not name or relative.is_absolute() or ".." in relative.parts:
-        raise ArtifactError(f"{path} names weights outside of its folder: {name!r}", AGAIN)
+        raise DamagedArtifactError(f"{path} names weights outside of its folder: {name!r}", AGAIN)
     beside = path.parent / relative
     if not beside.is_file():
-        raise ArtifactError(
+        raise DamagedArtifactError(
             f"the weights of {path} are missing: {tensors} of its tensors lie in {name}, which is not there",
             f"put {name} beside the graph, or export again",
         )
     size_bytes = beside.stat().st_size
     if size_bytes < end:
-        raise ArtifactError(
+        raise DamagedArtifactError(
             f"the weights of {path} are torn: {beside} has {size_bytes} of at least {end} bytes",
             f"copy {name} again, or export again",
         )

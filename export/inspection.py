@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effvit.environment import engine_gpus, package_version
-from effvit.errors import ArtifactError, FallbackError
+from effvit.errors import FallbackError
 from effvit.export.base import Parity, pick_backend
 from effvit.export.census import GraphCensus, graph_census
 from effvit.export.device import open_device
@@ -16,9 +16,8 @@ from effvit.export.engine_file import check_engine
 from effvit.export.graph_file import AGAIN, read_file
 from effvit.export.pins import Pinned
 from effvit.export.quantisation import Quantised
-from effvit.export.sidecars import Sidecar, sidecars_of
+from effvit.export.sidecars import Sidecar, intact_sidecars
 from effvit.spec import Precision
-from effvit.storage import sha256_of
 
 ENGINES = (".engine", ".plan", ".trt")
 LAYERS = ".json"
@@ -55,7 +54,9 @@ def inspect_artifact(path: Path, times: Path | None = None) -> Inspection:
     `times` is what `trtexec --exportProfile` wrote of the same engine.
 
     Raises:
-        ArtifactError: It is none of these, empty, torn, or not the file that was verified.
+        ArtifactError: It is not there, or no JSON of an inspector.
+        DamagedArtifactError: It is empty, torn, or no graph.
+        ChangedFileError: It is not the file that was verified.
         BackendUnavailableError: It is an engine, and TensorRT is not here.
         ExportError: It is an engine of another TensorRT or GPU.
     """
@@ -63,13 +64,13 @@ def inspect_artifact(path: Path, times: Path | None = None) -> Inspection:
     if path.suffix == LAYERS:
         return Inspection(str(path), None, engine_census(read_file(path), timed), None, ())
     if path.suffix in ENGINES:
-        plan, known = read_file(path), _checked(path)
+        plan, known = read_file(path), intact_sidecars(path)
         engine = _census(plan, known, timed)
         artifact = known[0].artifact if known else None
         precision, quantised = (None, None) if artifact is None else (artifact.precision, artifact.quantised)
         return Inspection(str(path), None, engine, precision, _verdicts(known), quantised)
     graph = graph_census(path)
-    return Inspection(str(path), graph, None, graph.precision, _verdicts(_checked(path)))
+    return Inspection(str(path), graph, None, graph.precision, _verdicts(intact_sidecars(path)))
 
 
 def check_types(inspection: Inspection) -> None:
@@ -96,29 +97,6 @@ def check_types(inspection: Inspection) -> None:
             f"{others}",
             AGAIN,
         )
-
-
-def _checked(path: Path) -> list[Sidecar]:
-    """Return what is known of the file `path`.
-
-    Raises:
-        ArtifactError: It is not the file that was verified.
-    """
-    known = sidecars_of(path)
-    if not known:
-        return []
-    size_bytes = path.stat().st_size
-    for sidecar in known:
-        if sidecar.artifact.size_bytes != size_bytes:
-            raise ArtifactError(
-                f"{path} is not the file that was verified: it has {size_bytes} bytes, not "
-                f"{sidecar.artifact.size_bytes}",
-                AGAIN,
-            )
-    digest = sha256_of(path)
-    if any(sidecar.artifact.sha256 != digest for sidecar in known):
-        raise ArtifactError(f"{path} is not the file that was verified: its content has changed", AGAIN)
-    return known
 
 
 def check_engine_types(path: str, engine: EngineCensus, asked: Precision, quantised: Quantised | None) -> None:

@@ -7,63 +7,26 @@ libraries that ONNX Runtime looks for.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from effvit.errors import BackendUnavailableError, FallbackError, first_line
-from effvit.export.base import Artifact, Images, Logits
+from effvit.export.base import Artifact, Images, Logits, Session, StagedSession
+from effvit.export.cuda import require_gpu
+from effvit.export.device import DeviceBuffer, GpuDevice
 from effvit.export.ort import CPU_PROVIDER, Assigned, Provider, assigned_nodes, computed_in, opened, options, placement
 from effvit.export.ort import version as ort_version
+from effvit.export.pieces import StagedFixedBatchSession
 from effvit.export.settings import RuntimeSettings
+from effvit.export.torch_device import TorchDevice
 from effvit.spec import Precision
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 INSTALL = "pip install 'effvit[gpu]' in place of 'effvit[cpu]', with PyTorch for the same major version of CUDA"
 # An address of this process: no setting that anyone could ask for again, nor one that is told as it was given.
 _STREAM = "user_compute_stream"
-
-
-class GpuStream:
-    """The GPU of one number, and a stream on it that copies and launches are enqueued on, one after the other."""
-
-    def __init__(self, index: int, cuda: Any = None, device: str | None = None) -> None:
-        """Make a stream; `cuda` is the module of that name (None: `torch.cuda`), `device` what tensors lie on."""
-        import torch
-
-        self._torch, self._cuda = torch, torch.cuda if cuda is None else cuda
-        self.index = index
-        self.device = torch.device(device or f"cuda:{index}")
-        self._stream = self._cuda.Stream(index)
-        self.gpu = f"GPU-{self._cuda.get_device_properties(index).uuid}"
-
-    @property
-    def handle(self) -> str:
-        """The address of the stream, as an option of ONNX Runtime."""
-        return str(self._stream.cuda_stream)
-
-    def empty(self, shape: Sequence[int]) -> Tensor:
-        return self._torch.empty(tuple(shape), device=self.device)
-
-    def page_locked(self, shape: Sequence[int]) -> Tensor:
-        # A tensor that stays on the CPU, as in tests, has no driver that could lock pages.
-        return self._torch.empty(tuple(shape), pin_memory=self.device.type == "cuda")
-
-    def copy(self, to: Tensor, values: Tensor) -> None:
-        with self._cuda.stream(self._stream):
-            to.copy_(values, non_blocking=True)
-
-    def mark(self) -> Any:
-        event = self._cuda.Event(enable_timing=True)
-        event.record(self._stream)
-        return event
-
-    def synchronize(self) -> None:
-        self._stream.synchronize()
 
 
 class OrtGpuSession:
@@ -74,25 +37,32 @@ class OrtGpuSession:
     """
 
     def __init__(
-        self, session: Any, artifact: Artifact, provider: str, stream: GpuStream, run_options: Any = None
+        self,
+        session: Any,
+        artifact: Artifact,
+        provider: str,
+        device: GpuDevice,
+        run_options: Any = None,
+        memory: str = "cuda",
     ) -> None:
-        """Launch `session`, which runs on `stream`, with `run_options` (None: those that do not wait for the GPU)."""
-        self._session, self._artifact, self._provider, self._stream = session, artifact, provider, stream
-        self._run_options = run_options
+        """Launch `session`, which runs on the stream of `device`, with `run_options` (None: the usual ones).
+
+        `memory` is what ONNX Runtime calls the device's.
+        """
+        self._session, self._artifact, self._provider, self._device = session, artifact, provider, device
+        self._run_options, self._memory = run_options, memory
         self._binding = session.io_binding()
-        self._images = self._host_images = stream.page_locked(())
-        self._logits = self._host_logits = stream.page_locked(())
+        self._host_images = self._host_logits = np.empty(0, dtype=np.float32)
+        self._images = self._logits = DeviceBuffer(0, 0, None)
 
     @property
     def gpu(self) -> str:
-        return self._stream.gpu
+        return self._device.gpu
 
     def bind(self, images: Images) -> None:
-        import torch
-
-        if self._images.shape != images.shape:
+        if self._host_images.shape != images.shape:
             self._make_buffers(images.shape)
-        self._host_images.copy_(torch.from_numpy(images))
+        np.copyto(self._host_images, images)
         self.upload()
         self.synchronize()
 
@@ -100,25 +70,24 @@ class OrtGpuSession:
         self._session.run_with_iobinding(self._binding, self._run_options)
 
     def synchronize(self) -> None:
-        self._stream.synchronize()
+        self._device.synchronize()
 
     def upload(self) -> None:
-        self._stream.copy(self._images, self._host_images)
+        self._device.upload(self._host_images, self._images)
 
     def download(self) -> None:
-        self._stream.copy(self._host_logits, self._logits)
+        self._device.download(self._logits, self._host_logits)
 
     def mark(self) -> Any:
-        return self._stream.mark()
+        return self._device.mark()
 
     def seconds_between(self, first: Any, second: Any) -> float:
-        milliseconds: float = first.elapsed_time(second)
-        return milliseconds * 1e-3
+        return self._device.seconds_between(first, second)
 
     def logits(self) -> Logits:
         self.download()
         self.synchronize()
-        return self._host_logits.numpy().copy()
+        return self._host_logits.copy()
 
     def settings(self) -> RuntimeSettings:
         """Read the provider's options, and which provider took which nodes; those that are about shapes aside."""
@@ -144,20 +113,50 @@ class OrtGpuSession:
         )
 
     def _make_buffers(self, shape: tuple[int, ...]) -> None:
-        image, logits = self._session.get_inputs()[0].name, self._session.get_outputs()[0]
-        out = (shape[0], logits.shape[1])
-        # Out of page-locked memory the GPU copies by itself; from other memory the driver would copy first, and wait.
-        self._host_images, self._images = self._stream.page_locked(shape), self._stream.empty(shape)
-        self._host_logits, self._logits = self._stream.page_locked(out), self._stream.empty(out)
-        kind, index = self._stream.device.type, self._stream.index
+        device, image, logits = self._device, self._session.get_inputs()[0].name, self._session.get_outputs()[0]
+        self._host_images, self._host_logits = (
+            device.page_locked(shape),
+            device.page_locked((shape[0], logits.shape[1])),
+        )
+        self._images, self._logits = (device.allocate(host.nbytes) for host in (self._host_images, self._host_logits))
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
-        self._binding.bind_input(image, kind, index, np.float32, shape, self._images.data_ptr())
-        self._binding.bind_output(logits.name, kind, index, np.float32, out, self._logits.data_ptr())
+        place = (self._memory, device.index, np.float32)
+        self._binding.bind_input(image, *place, shape, self._images.address)
+        self._binding.bind_output(logits.name, *place, self._host_logits.shape, self._logits.address)
 
 
-def open_on_stream(ort: Any, artifact: Artifact, threads: int, provider: Provider, stream: GpuStream) -> OrtGpuSession:
-    """Load the graph onto the GPU of `stream`, on this one provider, and check that its options are as stated.
+def open_for_batch(
+    artifact: Artifact, threads: int, index: int, provider: Callable[[GpuDevice, int], Provider], launches: int
+) -> Session:
+    """Load the graph onto the GPU of that number for the first batch that is bound, and launch it so many times.
+
+    `provider` returns the provider on a GPU for a batch. What takes a launch to be made, such as an engine or a CUDA
+    graph, is there then.
+
+    Raises:
+        BackendUnavailableError: There is no such GPU, or the provider does not load.
+        FallbackError: The provider has not taken an option.
+        ExportError: ONNX Runtime refuses the file.
+    """
+    import onnxruntime as ort
+
+    require_gpu(index)
+
+    def compiled_for(images: Images) -> StagedSession:
+        device = TorchDevice(index)
+        session = open_on_device(ort, artifact, threads, provider(device, len(images)), device)
+        session.bind(images)
+        for _ in range(launches):
+            session.launch()
+            session.synchronize()
+        return session
+
+    return StagedFixedBatchSession(compiled_for)
+
+
+def open_on_device(ort: Any, artifact: Artifact, threads: int, provider: Provider, device: GpuDevice) -> OrtGpuSession:
+    """Load the graph onto `device` and its stream, on this one provider, and check that its options are as stated.
 
     Raises:
         BackendUnavailableError: The provider does not load.
@@ -183,7 +182,7 @@ def open_on_stream(ort: Any, artifact: Artifact, threads: int, provider: Provide
     run_options = ort.RunOptions()
     # Otherwise every launch waits for the GPU: what is timed then is no enqueueing.
     run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-    return OrtGpuSession(session, artifact, name, stream, run_options)
+    return OrtGpuSession(session, artifact, name, device, run_options)
 
 
 def library_error(library: str) -> str | None:

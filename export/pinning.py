@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from effvit.errors import MismatchError, UnknownNameError, UnsupportedError
+from effvit.errors import LackingError, MismatchError, UnknownNameError
 from effvit.export.base import Artifact, Backend, Images, Source, pick_backend
 from effvit.export.blocks import AFTER, BEFORE
 from effvit.export.build import Limits, judged_artifact
 from effvit.export.cache import GRAPH_SUFFIX, discard, find, keep, make
 from effvit.export.decisions import Truth
 from effvit.export.differences import MARGIN, PartDifference, Side, compare_blocks
-from effvit.export.sidecars import stored_artifacts
+from effvit.export.sidecars import searched_pins
+from effvit.export.typed_blocks import compare_typed
 from effvit.preprocessing import normalise
 from effvit.spec import Precision
 
@@ -162,13 +163,14 @@ def pinned_artifact(
     """Return the artifact of `source` that is good enough with as few modules in fp32 as a greedy search finds.
 
     Good enough is what `verified_artifact` takes, on the same images. `runner` runs the graph of the artifact, which is
-    the artifact itself unless it is an engine. What an earlier search found is taken if it is still good enough. At
+    the artifact itself unless it is an engine; where it has no kernels for its half precision, PyTorch compares blocks
+    in its place. What an earlier search found is taken if it is still good enough. At
     most half of the parts of the model are pinned: with more, it would be of another precision. `stage` is told what
     is tried.
 
     Raises:
         MismatchError: No artifact that was tried is good enough; the nearest is named.
-        UnsupportedError: `runner` does not run graphs in this precision, so that blocks cannot be compared.
+        LackingError: The precision is one of 8 bits that `runner` has no kernels for: blocks cannot be compared.
         EffvitError: Whatever `verified_artifact` raises for other reasons.
     """
     search = _Search(source, backend, runner, pixels, threads, truth, limits, stage)
@@ -207,8 +209,8 @@ class _Search:
         known = self.earlier()
         if known is not None:
             return self.found(known)
-        if self.source.precision not in self.runner.precisions:
-            raise UnsupportedError(
+        if self.source.precision.quantised and self.source.precision not in self.runner.precisions:
+            raise LackingError(
                 f"blocks cannot be compared in {self.source.precision}: {self.runner.name} does not run it",
                 "name what is to stay in fp32: --pin-fp32 'blocks.*.attn'",
             )
@@ -234,15 +236,8 @@ class _Search:
 
     def earlier(self) -> Pins | None:
         """Return what an earlier search found for the same artifact, if it is still good enough."""
-        source = self.source
-        for known in stored_artifacts(source.run.folder):
-            artifact = known.artifact
-            same = (artifact.precision, artifact.height, artifact.width)
-            if same != (source.precision, source.height, source.width) or known.backend != self.backend.name:
-                continue
-            if artifact.pinned is None or not artifact.pinned.searched:
-                continue
-            pins = artifact.pinned.modules
+        source, kind = self.source, self.backend.format
+        for pins in searched_pins(source.run.folder, kind, source.precision, (source.height, source.width)):
             if find(self.of(pins), self.backend) is not None and self.repairs(pins):
                 return pins
         return None
@@ -275,6 +270,8 @@ class _Search:
     def worst(self, pinned: Sequence[str]) -> str | None:
         pins = _ordered([name for part in pinned for name in part_modules(part, self.model)], self.model)
         artifact = self.artifacts[pins]
+        if self.source.precision not in self.runner.precisions:
+            return worst_part(compare_typed(self.of(pins), self.images(artifact)), pinned)
         graph = str(Path(artifact.path).with_suffix(GRAPH_SUFFIX))
         comparison = compare_blocks(
             self.reference(), Side(replace(artifact, path=graph), self.runner), self.images(artifact), self.threads

@@ -9,6 +9,9 @@ from effvit.spec import Precision
 PINNABLE = (Precision.FP16, Precision.BF16, Precision.INT8, Precision.FP8)
 """tf32 is rounding inside the products of an fp32 graph, which has nothing to say about it."""
 
+AUTO = ("auto",)
+"""In the place of names: what a search found to have to stay in fp32."""
+
 
 @dataclass(frozen=True, slots=True)
 class PinCost:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effvit.errors import UnsupportedError
+from effvit.errors import LackingError
 from effvit.export.base import Artifact, Images, Logits, Source
 from effvit.export.settings import RuntimeSettings
 from effvit.spec import Precision
@@ -56,15 +56,22 @@ class TorchSession:
         """Read the switches, and watch one launch to see which attention kernels it calls."""
         torch = self._torch
         mode = FP32_MODES.get(torch.backends.mkldnn.matmul.fp32_precision)
-        weights = next(self._model.parameters()).dtype
         return RuntimeSettings(
             runtime=f"torch {torch.__version__}",
             device=str(self._logits.device),
-            precision=mode if weights is torch.float32 else half_type(weights),
+            precision=half_type(weights_type(self._model)) or mode,
             threads=torch.get_num_threads(),
             attention_kernels=attention_kernels(self.launch),
             tf32=mode is Precision.TF32,
         )
+
+
+def weights_type(model: TypedModel) -> torch.dtype:
+    """Return the type of most of the model's weights: modules that are kept in fp32 are not what it computes in."""
+    numbers: Counter[torch.dtype] = Counter()
+    for weight in model.parameters():
+        numbers[weight.dtype] += weight.numel()
+    return numbers.most_common(1)[0][0]
 
 
 def half_type(weights: torch.dtype) -> Precision | None:
@@ -95,10 +102,10 @@ def open_model(artifact: Artifact, threads: int) -> TypedModel:
 
     Raises:
         CheckpointError: The checkpoint is damaged or of another architecture.
-        UnsupportedError: The precision is one of GPUs alone.
+        LackingError: The precision is one of GPUs alone.
     """
     if artifact.precision is Precision.TF32:
-        raise UnsupportedError("PyTorch on the CPU does not compute in tf32", "choose --device cuda, or another type")
+        raise LackingError("PyTorch on the CPU does not compute in tf32", "choose --device cuda, or another type")
     _set_switches(threads)
     return build_model(artifact)
 
@@ -117,7 +124,7 @@ def build_model(artifact: Artifact) -> TypedModel:
     model = model_from_spec(artifact.model)
     load_weights(model, read_weights(Path(artifact.path)), artifact.path)
     set_resolution(model, artifact.height, artifact.width)
-    return TypedModel(model, artifact.precision)
+    return TypedModel(model, artifact.precision, () if artifact.pinned is None else artifact.pinned.modules)
 
 
 def _set_switches(threads: int) -> None:

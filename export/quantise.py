@@ -67,7 +67,7 @@ def export_for_cpu(source: Source, path: Path, backend: Backend) -> Path:
 
     Raises:
         BackendUnavailableError: ONNX Runtime, whose quantiser it is, is not here.
-        UnsupportedError: There are too few training images to take ranges from.
+        LackingError: There are too few training images to take ranges from.
         DataError: The training images are gone, damaged, or not the same any more.
         ExportError: PyTorch could not export the model, or the graph is not valid.
         StorageError: A disk is full, or the folder cannot be written.

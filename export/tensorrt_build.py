@@ -10,13 +10,11 @@ from effvit.environment import engine_gpus
 from effvit.errors import ExportError
 from effvit.export.engine_file import build_log
 from effvit.export.engine_options import EngineOptions
-from effvit.export.tensorrt_log import Messages, messages
+from effvit.export.tensorrt_log import Messages, messages, refused_nodes
 from effvit.storage import user_cache, write_atomically
 
 if TYPE_CHECKING:
     import tensorrt as trt
-
-MOST_ERRORS = 3
 
 
 def build_engine(graph: Path, path: Path, options: EngineOptions, *, size: tuple[int, int], tf32: bool) -> None:
@@ -67,12 +65,8 @@ def _read(graph: Path, network: trt.INetworkDefinition, log: Messages) -> None:
     parser = trt.OnnxParser(network, log.logger)
     if parser.parse_from_file(str(graph)):
         return
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    named = [f"{error.node_operator()} node {error.node_name()}: {error.desc()}" for error in errors[:MOST_ERRORS]]
-    if len(errors) > MOST_ERRORS:
-        named.append(f"and {len(errors) - MOST_ERRORS} more")
     raise ExportError(
-        "parse", f"TensorRT cannot read {graph.name}: {'; '.join(named) or log.error}", "report this model to effvit"
+        "parse", f"TensorRT cannot read {graph.name}: {refused_nodes(parser, log)}", "report this model to effvit"
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
@@ -43,8 +45,9 @@ def export_graph(source: Source, path: Path) -> Path:
 
     Raises:
         BackendUnavailableError: ONNX Runtime, whose quantiser it is, is not here.
-        UnsupportedError: There are too few training images to take ranges from; or attention was to be an operator,
-            and the model has none, or the quantiser would take it for another one.
+        LackingError: There are too few training images to take ranges from.
+        UnsupportedError: Attention was to be an operator, and the model has none, or the quantiser would take it for
+            another one.
         DataError: The training images are gone, damaged, or not the same any more.
         ExportError: PyTorch could not export the model, or the graph is not valid.
         StorageError: A disk is full, or the folder cannot be written.
@@ -62,6 +65,7 @@ def export_graph(source: Source, path: Path) -> Path:
         graph = quantise(graph, reader, source.quantisation, form, folder, source.pins)
     if source.precision is Precision.FP8:
         _make_fp8(graph)
+    scale_weights(graph, LARGEST_FP8 if source.precision is Precision.FP8 else LARGEST_INT8)
     describe(graph, source, len(pixels))
     check_graph(graph)
     return save_graph(graph, path)
@@ -94,8 +98,8 @@ def _make_fp8(graph: onnx.ModelProto) -> None:
     for tensor in graph.graph.initializer:
         if tensor.name in scales:
             scale = numpy_helper.to_array(tensor)
-            wider = (scale.astype(np.float64) * LARGEST_INT8 / LARGEST_FP8).astype(scale.dtype)
-            tensor.CopyFrom(numpy_helper.from_array(wider, tensor.name))
+            finer = _rounded_up(scale.astype(np.float64) * LARGEST_INT8 / LARGEST_FP8, scale.dtype)
+            tensor.CopyFrom(numpy_helper.from_array(finer, tensor.name))
         elif tensor.name in zeros:
             none = bytes(int(np.prod(tensor.dims)))  # +0.0 is the zero byte
             tensor.CopyFrom(onnx.helper.make_tensor(tensor.name, TensorProto.FLOAT8E4M3FN, tensor.dims, none, raw=True))
@@ -103,3 +107,28 @@ def _make_fp8(graph: onnx.ModelProto) -> None:
     for value in graph.graph.value_info:
         if value.name in quantised:
             value.type.tensor_type.elem_type = TensorProto.FLOAT8E4M3FN
+
+
+def scale_weights(graph: onnx.ModelProto, largest: int) -> None:
+    """Let every output of a weight have the scale that its largest magnitude becomes `largest` with, in place.
+
+    ONNX Runtime's quantiser gives the scale 1, with which nothing is left of them, to weights so small that half
+    precision has no number for their scale; earlier versions, no normal one, which are all outputs below 0.0078. The
+    least number of the type holds the least weights exactly. Outputs of zeros keep the scale 1.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
+    for node in graph.graph.node:
+        if node.op_type != "QuantizeLinear" or node.input[0] not in tensors:
+            continue
+        weight, scale = (numpy_helper.to_array(tensors[name]) for name in node.input[:2])
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1) % weight.ndim
+        others = tuple(place for place in range(weight.ndim) if place != axis or not scale.ndim)
+        most = np.abs(weight.astype(np.float64)).max(axis=others)
+        fitting = np.where(most > 0, _rounded_up(most / largest, scale.dtype), np.ones((), scale.dtype))
+        tensors[node.input[1]].CopyFrom(numpy_helper.from_array(fitting.astype(scale.dtype), node.input[1]))
+
+
+def _rounded_up(values: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return `values` in a coarser type, none of them smaller than it was: what is above 0 does not become 0."""
+    nearest = values.astype(dtype)
+    return np.where(nearest < values, np.nextafter(nearest, np.array(np.inf, dtype)), nearest).astype(dtype)

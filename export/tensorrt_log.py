@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 NOTHING = "it does not say why"
+MOST_ERRORS = 3
 
 
 class Messages:
@@ -23,6 +24,15 @@ class Messages:
         """The first error, which the later ones follow from."""
         errors = (line.partition(": ")[2] for line in self.lines if line.startswith(("error: ", "internal_error: ")))
         return next(errors, NOTHING)
+
+
+def refused_nodes(parser: trt.OnnxParser | trt.OnnxParserRefitter, log: Messages) -> str:
+    """Return which nodes a parser refuses and why, the first of them; what TensorRT said where it names none."""
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    named = [f"{error.node_operator()} node {error.node_name()}: {error.desc()}" for error in errors[:MOST_ERRORS]]
+    if len(errors) > MOST_ERRORS:
+        named.append(f"and {len(errors) - MOST_ERRORS} more")
+    return "; ".join(named) or log.error
 
 
 @cache

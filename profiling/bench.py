@@ -16,7 +16,7 @@ from effvit.profiling.records import Calibration, Cell, Outcome
 from effvit.run import Run
 from effvit.spec import Precision
 
-AccuracyKey = tuple[str, str, str, Precision, int, int]
+AccuracyKey = tuple[str, str, str, Precision, tuple[str, ...], int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,4 +67,4 @@ def accuracy_key(sha256: str, cell: Cell) -> AccuracyKey:
     """Return what the accuracy of an artifact with this hash depends on in a cell."""
     # A checkpoint is the artifact of every resolution and type PyTorch runs it in, so the hash alone does not do.
     work = cell.workload
-    return sha256, cell.backend, cell.device.kind, cell.precision, work.height, work.width
+    return sha256, cell.backend, cell.device.kind, cell.precision, cell.pins, work.height, work.width

@@ -98,7 +98,9 @@ def _result(contender: Contender, group: Group, bench: Bench, comparison: str, r
     artifact, opened, state = contender.artifact, contender.opened, contender.standing
     evidence = Evidence(
         comparison=comparison,
-        artifact=ArtifactFacts(Path(artifact.path).name, artifact.sha256, artifact.size_bytes, artifact.build_s),
+        artifact=ArtifactFacts(
+            Path(artifact.path).name, artifact.sha256, artifact.size_bytes, artifact.build_s, artifact.pinned
+        ),
         samples=state.samples,
         throughput=_throughput(contender.rounds, state.samples.left_out, group.workload.batch),
         memory=contender.memory,

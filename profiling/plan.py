@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from effvit.environment import usable_cores
-from effvit.errors import UsageError
+from effvit.errors import LackingError, UsageError
 from effvit.export.base import Backend, Source, backends, pick_backend
 from effvit.export.engine_options import DEFAULT_ENGINE, engine_for
+from effvit.export.pins import AUTO, PINNABLE
 from effvit.export.settings import RuntimeSettings
+from effvit.export.sidecars import searched_pins
 from effvit.interruption import uninterrupted
 from effvit.profiling.confinement import Confinement
 from effvit.profiling.devices import CPU, Device, check_gpus
@@ -28,7 +30,10 @@ EVALUATION_BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The axes of a sweep; every combination is a cell. Resolutions are (height, width) px."""
+    """The axes of a sweep; every combination is a cell. Resolutions are (height, width) px.
+
+    A run may be there twice, with nothing kept in fp32 and with pins, which are the names of modules or `AUTO`.
+    """
 
     runs: tuple[Run, ...]
     resolutions: tuple[tuple[int, int], ...]
@@ -51,14 +56,27 @@ class Plan:
         for name in self.backends:
             pick_backend(name).require()
             pick_backend(name).require_device(*(device.kind for device in self.devices))
-        specs = [run.record.spec for run in self.runs]
-        for spec in specs:
+        for spec in (run.record.spec for run in self.runs):
             for resolution in self.resolutions:
                 check_resolution(spec.backbone, resolution, spec.patch or 1)
-        if len(set(specs)) < len(specs):
+        if len({(run.record.spec, run.pins) for run in self.runs}) < len(self.runs):
             raise UsageError("the same run is named twice", "name every run once")
         for batch in self.batches:
             Workload(batch, 1, 1)
+
+    def entrants(self, group: Group) -> list[Run]:
+        """Return the runs as they take part in `group`: with pins where those mean something there.
+
+        Where a search found pins, what it is about is measured in the place of what was refused without them; where
+        none did, `AUTO` is nothing.
+        """
+        plain = [run for run in self.runs if not run.pins]
+        if group.precision not in PINNABLE:
+            return plain
+        named = [run for run in self.runs if run.pins and run.pins != AUTO]
+        searched = [replace(run, pins=_searched(run, group)) for run in self.runs if run.pins == AUTO]
+        repaired = {run.folder: run for run in searched if run.pins}
+        return [run for run in plain if run.folder not in repaired] + named + list(repaired.values())
 
     def groups(self) -> list[Group]:
         """Return what is measured together: cells alike in everything but the run."""
@@ -67,6 +85,21 @@ class Plan:
             Group(pick_backend(backend), precision, Workload(batch, *resolution), device)
             for resolution, precision, backend, batch, device in axes
         ]
+
+
+def check_precisions(backends: Sequence[str], precisions: Sequence[Precision]) -> None:
+    """Check that one of the backends, if there are any, computes in one of the precisions.
+
+    Raises:
+        LackingError: None does.
+    """
+    known = frozenset[Precision]().union(*(pick_backend(name).precisions for name in backends))
+    if backends and known.isdisjoint(precisions):
+        do = "does" if len(backends) == 1 else "do"
+        raise LackingError(
+            f"{' and '.join(backends)} {do} not run {' or '.join(precisions)}",
+            f"choose one of: {', '.join(sorted(known))}",
+        )
 
 
 def check_devices(devices: Sequence[Device]) -> None:
@@ -84,6 +117,13 @@ def check_devices(devices: Sequence[Device]) -> None:
             raise UsageError(f"{device} is more than the {usable_cores()} cores of here", "choose fewer threads")
 
 
+def _searched(run: Run, group: Group) -> tuple[str, ...]:
+    """Return what the last search found to have to stay in fp32 in the artifact of `run` for `group`, if one has."""
+    size = group.workload.height, group.workload.width
+    found = searched_pins(run.folder, group.backend.format, group.precision, size)
+    return found[-1] if found else ()
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Cells that differ in the run alone and are measured in the same interleaved rounds."""
@@ -94,13 +134,13 @@ class Group:
     device: Device = CPU
 
     def cell(self, run: Run) -> Cell:
-        return Cell(run.record.spec, self.backend.name, self.precision, self.workload, self.device)
+        return Cell(run.record.spec, self.backend.name, self.precision, self.workload, self.device, run.pins)
 
     def source(self, run: Run) -> Source:
         """Return what the artifact of `run` is made from; an engine is one for this batch alone."""
         height, width, batch = self.workload.height, self.workload.width, self.workload.batch
         engine = engine_for(batch) if self.backend.device_bound else DEFAULT_ENGINE
-        return Source(run, height, width, self.precision, engine=engine)
+        return Source(run, height, width, self.precision, pins=run.pins, engine=engine)
 
     @property
     def evaluation_batch(self) -> int:

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from effvit.errors import BackendUnavailableError, ExportError, UnsupportedError
+from effvit.errors import BackendUnavailableError, ExportError, LackingError, UnsupportedError
 from effvit.export.base import Artifact, Logits
 from effvit.export.cache import find, make, reference_logits, verify
-from effvit.export.engine_options import EngineOptions
 from effvit.profiling.isolate import IsolatedWorker
 from effvit.profiling.pixels import Pixels, PixelStore
 from effvit.profiling.plan import Effort, Group
 from effvit.profiling.records import Stage, Status
 from effvit.run import Run
-from effvit.spec import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class Preparation:
 
     def __init__(self, effort: Effort, pixels: PixelStore, stage: Callable[[str], None]) -> None:
         self._effort, self._pixels, self._stage = effort, pixels, stage
-        self._artifacts: dict[tuple[str, str, str, Precision, int, int, EngineOptions], Artifact | Refusal] = {}
+        self._artifacts: dict[tuple[object, ...], Artifact | Refusal] = {}
         self._references: dict[tuple[str, int, int], Logits] = {}
 
     def artifact(self, group: Group, run: Run) -> Artifact | Refusal:
@@ -90,7 +88,7 @@ class Preparation:
                 self._stage(f"exporting {run.record.spec.attention}, {group}")
                 known = make(source, group.backend)
             return known
-        except UnsupportedError as error:
+        except (UnsupportedError, LackingError) as error:
             return Refusal("unsupported", "export", error.message)
         except BackendUnavailableError as error:  # the backend was asked for before; this is what makes its artifacts
             return Refusal("skipped", "export", error.message)
@@ -98,6 +96,7 @@ class Preparation:
             return Refusal("build_failed", "export", error.message)
 
 
-def _key(group: Group, run: Run) -> tuple[str, str, str, Precision, int, int, EngineOptions]:
-    backend, device, size = group.backend.name, group.device.kind, group.workload
-    return str(run.folder), backend, device, group.precision, size.height, size.width, group.source(run).engine
+def _key(group: Group, run: Run) -> tuple[object, ...]:
+    source = group.source(run)
+    made_as = (source.precision, source.height, source.width, source.pins, source.engine)
+    return str(run.folder), group.backend.name, group.device.kind, *made_as

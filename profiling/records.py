@@ -13,6 +13,7 @@ from typing import Literal
 from effvit.accuracy import Accuracy
 from effvit.environment import Environment
 from effvit.export.base import Parity
+from effvit.export.pins import Pinned
 from effvit.export.settings import RuntimeSettings
 from effvit.profiling.confinement import Confinement
 from effvit.profiling.devices import CPU, Device
@@ -29,13 +30,17 @@ Stage = Literal["export", "verify", "open", "measure", "accuracy"]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One question to a device: this model, through this backend, in this precision, under this workload."""
+    """One question to a device: this model, through this backend, in this precision, under this workload.
+
+    `pins` are the modules of the model that stay in fp32 all the same.
+    """
 
     model: ModelSpec
     backend: str
     precision: Precision
     workload: Workload
     device: Device = CPU
+    pins: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -43,6 +48,8 @@ class Cell:
         facts = asdict(self)
         if self.device.index is None:
             del facts["device"]["index"]  # what was measured before GPUs were devices keeps its key
+        if not self.pins:
+            del facts["pins"]  # and so does what was measured before there were any
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -102,12 +109,13 @@ class HostMemory:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactFacts:
-    """The file that was measured."""
+    """The file that was measured; `pinned` is None where no module stays in fp32 that would not anyway."""
 
     path: str
     sha256: str
     size_bytes: int
     build_s: float
+    pinned: Pinned | None = None
 
 
 @dataclass(frozen=True, slots=True)

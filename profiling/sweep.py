@@ -125,13 +125,13 @@ class _Sweep:
         )
 
     def run(self) -> list[Outcome]:
-        groups = self.plan.groups()
-        self.listener.planned(len(groups) * len(self.plan.runs))
-        if any(group.cell(run).key not in self.done for group in groups for run in self.plan.runs):
+        groups = [(group, self.plan.entrants(group)) for group in self.plan.groups()]
+        self.listener.planned(sum(len(runs) for _, runs in groups))
+        if any(group.cell(run).key not in self.done for group, runs in groups for run in runs):
             self.bench = replace(self.bench, instruments=self.counters())
-        for group in groups:
+        for group, runs in groups:
             missing = []
-            for run in self.plan.runs:
+            for run in runs:
                 known = self.done.get(group.cell(run).key)
                 if known is None:
                     missing.append(run)
@@ -139,7 +139,7 @@ class _Sweep:
                     self.listener.outcome(known, measured_now=False)
             if missing:
                 self._measure(group, missing)
-        return [self.done[group.cell(run).key] for group in groups for run in self.plan.runs]
+        return [self.done[group.cell(run).key] for group, runs in groups for run in runs]
 
     def _measure(self, group: Group, runs: list[Run]) -> None:
         ready: list[tuple[Run, Artifact]] = []
@@ -201,6 +201,8 @@ class _Sweep:
 def _notes(run: Run, workload: Workload, result: Measured | Refusal) -> tuple[str, ...]:
     trained = run.record.spec.trained
     notes = list(run.record.warnings)
+    if run.pins:
+        notes.append(f"kept in fp32: {', '.join(run.pins)}")
     if trained != (workload.height, workload.width):
         size = Workload(1, *trained).resolution
         notes.append(f"trained at {size} px; the position embedding was resampled without further training")

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from effvit.errors import BackendUnavailableError, EffvitError, ExportError, UnsupportedError
+from effvit.errors import BackendUnavailableError, EffvitError, ExportError, LackingError, UnsupportedError
 from effvit.evaluate import count_correct, merge
 from effvit.export.base import Artifact, Session, StagedSession, pick_backend
 from effvit.memory import ResidentMemory, forget_peak, limit_data, resident_memory
@@ -250,7 +250,7 @@ def _status(error: Exception, short_of_memory: bool) -> str:
         return "oom"
     if isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in OUT_OF_MEMORY):
         return "oom"
-    if isinstance(error, UnsupportedError):
+    if isinstance(error, (UnsupportedError, LackingError)):
         return "unsupported"
     return "skipped" if isinstance(error, BackendUnavailableError) else "failed"
 

@@ -41,6 +41,20 @@ def run_with_outliers(root: Path, attention: str, block: int) -> Run:
     return _saved(run, model)
 
 
+def run_with_offset(root: Path, attention: str, block: int) -> Run:
+    """Return a run in one of whose blocks the values of attention have an offset that its projection takes back.
+
+    Of numbers of order 1 beside 1e4, float32 keeps three digits and bfloat16 none.
+    """
+    run = make_run(root, attention)
+    model = run.model(32, 32)
+    with torch.no_grad():
+        layer = model.blocks[block].attn
+        layer.qkv.bias[2 * len(layer.qkv.bias) // 3 :] += 1e4
+        layer.proj.bias -= 1e4 * layer.proj.weight.sum(dim=1)
+    return _saved(run, model)
+
+
 def _saved(run: Run, model: VisionTransformer) -> Run:
     save_weights(run.weights, model)
     return run.updated(with_weights(run.record, run.weights))

@@ -37,6 +37,9 @@ SURFACE = {
     "IAttentionInputLayer": ("type", "attention"),
     "IAttention": ("decomposable",),
     "OnnxParser": ("parse_from_file", "num_errors", "get_error"),
+    "OnnxParserRefitter": ("refit_from_file", "num_errors", "get_error"),
+    "Refitter": ("get_missing_weights", "refit_cuda_engine"),
+    "ISerializationConfig": ("set_flag",),
     "ParserError": ("node_name", "node_operator", "desc"),
     "IBuilderConfig": (
         "set_memory_pool_limit",
@@ -60,6 +63,9 @@ SURFACE = {
         "get_tensor_profile_shape",
         "create_execution_context",
         "create_engine_inspector",
+        "refittable",
+        "create_serialization_config",
+        "serialize_with_config",
     ),
     "IExecutionContext": (
         "set_input_shape",
@@ -80,6 +86,7 @@ CHOICES = {
     "MemoryPoolType": ("WORKSPACE",),
     "NetworkDefinitionCreationFlag": ("STRONGLY_TYPED",),
     "ProfilingVerbosity": ("DETAILED",),
+    "SerializationFlag": ("INCLUDE_REFIT",),
     "TensorIOMode": ("INPUT", "OUTPUT"),
 }
 SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
@@ -141,6 +148,9 @@ class Tensorrt:
     contexts: bool = True
     takes_timing_cache: bool = True
     image_type: str = "FLOAT"
+    refittable: bool = True
+    refits: bool = True
+    missing_weights: Sequence[str] = ()
     model: Callable[[np.ndarray], np.ndarray] | None = None
     asked: dict[str, Any] = field(default_factory=dict)
 
@@ -177,7 +187,8 @@ class Tensorrt:
             }
         else:
             names |= {name: getattr(REAL, name) for name in (*CHOICES, *BASES)}
-        return names | {"Builder": self._builder, "OnnxParser": self._parser, "Runtime": self._runtime}
+        made = {"Builder": self._builder, "OnnxParser": self._parser, "Runtime": self._runtime}
+        return names | made | {"Refitter": self._refitter, "OnnxParserRefitter": self._parser_of_weights}
 
     def _choice(self, kind: str, name: str) -> Any:
         return getattr(getattr(self.module, kind), name)
@@ -240,13 +251,36 @@ class Tensorrt:
             self.asked["parsed"] = file
             return not self.parser_errors
 
-        def error(index: int) -> Any:
-            name, kind, text = self.parser_errors[index]
-            if REAL is None:
-                return SimpleNamespace(node_name=lambda: name, node_operator=lambda: kind, desc=lambda: text)
-            return made_up("ParserError", node_name=lambda: name, node_operator=lambda: kind, desc=lambda: text)
+        errors = {"num_errors": len(self.parser_errors), "get_error": self._error}
+        return made_up("OnnxParser", parse_from_file=parse, **errors)
 
-        return made_up("OnnxParser", parse_from_file=parse, num_errors=len(self.parser_errors), get_error=error)
+    def _error(self, index: int) -> Any:
+        name, kind, text = self.parser_errors[index]
+        if REAL is None:
+            return SimpleNamespace(node_name=lambda: name, node_operator=lambda: kind, desc=lambda: text)
+        return made_up("ParserError", node_name=lambda: name, node_operator=lambda: kind, desc=lambda: text)
+
+    def _refitter(self, engine: Any, logger: Any) -> Any:
+        def refit() -> bool:
+            self._speak(logger)
+            assert self.asked["weights"], "weights are given before they are put in"
+            self.asked["refitted"] = self.refits
+            return self.refits
+
+        return made_up("Refitter", get_missing_weights=lambda: list(self.missing_weights), refit_cuda_engine=refit)
+
+    def _parser_of_weights(self, refitter: Any, logger: Any) -> Any:
+        def take(file: str) -> bool:
+            self.asked["weights"] = file
+            return not self.parser_errors
+
+        errors = {"num_errors": len(self.parser_errors), "get_error": self._error}
+        return made_up("OnnxParserRefitter", refit_from_file=take, **errors)
+
+    def _serialized(self, config: Any) -> bytes:
+        (call,) = config.set_flag.call_args_list
+        self.asked["serialized"] = call.args[0].name
+        return b"a plan with other weights" if self.asked.get("refitted") else b"a plan"
 
     def _runtime(self, logger: Any) -> Any:
         def load(plan: bytes) -> Any:
@@ -275,6 +309,9 @@ class Tensorrt:
             get_tensor_profile_shape=lambda *_: [(batch, 3, *self.size) for batch in self.batches],
             create_execution_context=lambda: self._context() if self.contexts else None,
             create_engine_inspector=lambda: inspector,
+            refittable=self.refittable,
+            create_serialization_config=lambda: made_up("ISerializationConfig"),
+            serialize_with_config=self._serialized,
         )
 
     def _context(self) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from effvit.environment import package_version
-from effvit.errors import ExportError, UnsupportedError
+from effvit.errors import ExportError, LackingError, UnsupportedError
 from effvit.export.base import Artifact, Backend, Images, Logits, Session, Source
 from effvit.export.pieces import FixedBatchSession
 from effvit.export.quantisation import Quantised
@@ -89,6 +89,9 @@ def export(source: Source, path: Path) -> Path:
     """Write the ONNX graph in fp32, also for bf16, which OpenVINO makes of it by itself; or return the one there is.
 
     ONNX has no convolution in bf16 before operator set 22. A graph in int8 is the one that ONNX Runtime takes.
+
+    Raises:
+        UnsupportedError: Modules are to stay in fp32 beside bf16.
     """
     from effvit.export.cache import find
     from effvit.export.onnx import export_onnx
@@ -97,6 +100,11 @@ def export(source: Source, path: Path) -> Path:
         from effvit.export.quantise import export_for_cpu
 
         return export_for_cpu(source, path, BACKEND)
+    if source.pins and source.precision is Precision.BF16:
+        raise UnsupportedError(
+            "OpenVINO makes bf16 of a whole fp32 graph, and keeps no module in fp32 in it",
+            "leave --pin-fp32 away, or choose int8",
+        )
     exact = replace(source, precision=Precision.FP32)
     known = find(exact, BACKEND)
     return Path(known.path) if known is not None else export_onnx(exact, path)
@@ -106,14 +114,14 @@ def open_session(artifact: Artifact, threads: int) -> Session:
     """Read the graph; it is compiled for the first batch that is bound, with exactly `threads` threads.
 
     Raises:
-        UnsupportedError: The CPU has no instructions for the artifact's precision.
+        LackingError: The CPU has no instructions for the artifact's precision.
         ExportError: OpenVINO refuses the file, or, when a batch is bound, to compile it.
     """
     import openvino
 
     core = openvino.Core()
     if str(artifact.precision).upper() not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
-        raise UnsupportedError(
+        raise LackingError(
             f"this CPU has no instructions for {artifact.precision}", "profile in fp32, or on a CPU that has them"
         )
     try:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from effvit.export.base import Artifact, Backend, Images, Session, StagedSession
-from effvit.export.cuda import require_gpu
+from effvit.errors import UnsupportedError
+from effvit.export.base import Artifact, Backend, Session
+from effvit.export.device import GpuDevice
 from effvit.export.ort import Provider, export_typed, version
-from effvit.export.ort_gpu import GpuStream, gpu_unavailable, open_on_stream
-from effvit.export.pieces import StagedFixedBatchSession
+from effvit.export.ort_gpu import gpu_unavailable, open_for_batch
 from effvit.spec import Precision
 from effvit.storage import make_folder
 
@@ -22,13 +22,13 @@ OPTIMISATION = 3
 """TensorRT's own default of 0 to 5."""
 
 
-def provider_options(artifact: Artifact, stream: GpuStream, batch: int, folder: Path) -> Provider:
+def provider_options(artifact: Artifact, device: GpuDevice, batch: int, folder: Path) -> Provider:
     """Return the provider for one batch, with the types that engines may compute in, and the folder that keeps them."""
     shape = f"images:{batch}x3x{artifact.height}x{artifact.width}"
     return PROVIDER, {
-        "device_id": str(stream.index),
+        "device_id": str(device.index),
         "has_user_compute_stream": "1",
-        "user_compute_stream": stream.handle,
+        "user_compute_stream": str(device.stream),
         "trt_fp16_enable": str(int(artifact.precision is Precision.FP16)),
         "trt_bf16_enable": "0",
         "trt_int8_enable": "0",
@@ -54,26 +54,22 @@ def open_on_gpu(artifact: Artifact, threads: int, index: int) -> Session:
     """Load the graph onto the GPU of that number; an engine is built for the first batch that is bound.
 
     Raises:
+        UnsupportedError: Modules are to stay in fp32.
         BackendUnavailableError: There is no such GPU, or the provider does not load.
         FallbackError: The provider has not taken an option.
         ExportError: ONNX Runtime refuses the file.
         StorageError: The folder of the engines cannot be made.
     """
-    import onnxruntime as ort
+    if artifact.pinned is not None:
+        raise UnsupportedError(
+            "ort-trt lets an engine compute in fp16 what it likes, and keeps no module in fp32",
+            "leave --pin-fp32 away, or choose --backend tensorrt",
+        )
 
-    require_gpu(index)
-    folder = make_folder(engine_folder(artifact))
+    def provider(device: GpuDevice, batch: int) -> Provider:
+        return provider_options(artifact, device, batch, make_folder(engine_folder(artifact)))
 
-    def compiled_for(images: Images) -> StagedSession:
-        stream = GpuStream(index)
-        provider = provider_options(artifact, stream, len(images), folder)
-        session = open_on_stream(ort, artifact, threads, provider, stream)
-        session.bind(images)
-        session.launch()
-        session.synchronize()
-        return session
-
-    return StagedFixedBatchSession(compiled_for)
+    return open_for_batch(artifact, threads, index, provider, launches=1)
 
 
 def open_session(artifact: Artifact, threads: int) -> Session:

@@ -13,7 +13,7 @@ from effvit.environment import engine_gpus, package_version
 from effvit.export.base import Artifact, Backend, Session, Source
 from effvit.export.device import no_device, open_device
 from effvit.export.engine_file import check_engine, layers_file
-from effvit.export.engine_options import AttentionForm
+from effvit.export.engine_options import AttentionForm, EngineOptions
 from effvit.spec import Precision
 
 
@@ -24,13 +24,33 @@ def export(source: Source, path: Path) -> Path:
         ExportError: TensorRT refuses the graph or cannot build it; the node is named.
     """
     from effvit.export.tensorrt_build import build_engine
-    from effvit.export.tensorrt_engine import layer_information, load_engine
     from effvit.export.tensorrt_graph import export_graph
-    from effvit.storage import write_atomically
 
     graph = export_graph(source, path.with_suffix(".onnx"))
-    size, options = (source.height, source.width), source.engine
-    build_engine(graph, path, options, size=size, tf32=source.precision is Precision.TF32)
+    size = source.height, source.width
+    build_engine(graph, path, source.engine, size=size, tf32=source.precision is Precision.TF32)
+    return _described(path, source.engine)
+
+
+def refitting(engine: Artifact) -> Backend:
+    """Return the backend whose engines are made by putting other weights into `engine`, rather than built."""
+
+    def export(source: Source, path: Path) -> Path:
+        from effvit.export.tensorrt_graph import export_graph
+        from effvit.export.tensorrt_refit import refit_engine
+
+        graph = export_graph(source, path.with_suffix(".onnx"))
+        refit_engine(Path(engine.path).read_bytes(), graph, path, host_code=source.engine.version_compatible)
+        return _described(path, source.engine)
+
+    return replace(BACKEND, export=export)
+
+
+def _described(path: Path, options: EngineOptions) -> Path:
+    """Write what the layers of the engine in the file `path` are beside it, and return the file."""
+    from effvit.export.tensorrt_engine import layer_information, load_engine
+    from effvit.storage import write_atomically
+
     loaded = load_engine(path.read_bytes(), host_code=options.version_compatible)
     write_atomically(layers_file(path), layer_information(loaded, loaded.typical_context()))
     return path

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from effvit.errors import ExportError, MismatchError, UnsupportedError
+from effvit.errors import ExportError, LackingError, MismatchError, UnsupportedError
 from effvit.export.base import Artifact, Source, pick_backend
 from effvit.export.build import verified_artifact
 from effvit.export.cache import reference_logits
@@ -120,7 +120,7 @@ def _verified(packing: Packing, group: Group, run: Run) -> Artifact | Refusal:
     try:
         group.backend.require(group.precision)
         return verified_artifact(source, group.backend, images.path, effort.threads, images.truth)
-    except UnsupportedError as error:
+    except (UnsupportedError, LackingError) as error:
         return Refusal("unsupported", "export", error.message)
     except ExportError as error:
         return Refusal("build_failed", "export", error.message)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from effvit.export.pins import PinCost
 from effvit.profiling.heat import heat_of
 from effvit.profiling.report import display, quantities
 from effvit.profiling.report.display import Column
 from effvit.profiling.report.quantities import ABSENT
 from effvit.profiling.report.rows import Row
+from effvit.profiling.stats import Estimate
 
 
 def _measured(row: Row) -> bool:
@@ -41,6 +43,26 @@ def bound(row: Row) -> str:
     if ratio is None:
         return ABSENT
     return "compute" if ratio >= 1 else "memory"
+
+
+def pin_cost(row: Row) -> str:
+    """Return how many times as long a call takes as without modules in fp32, and how that is known."""
+    cost = row.pin_cost
+    if cost is not None:
+        return f"{_times(cost)} the time of the same without, in the same rounds"
+    evidence = row.outcome.evidence
+    pinned = None if evidence is None else evidence.artifact.pinned
+    if pinned is None or pinned.cost is None:
+        return ABSENT
+    known = pinned.cost
+    on = f"batch {known.batch} on {known.threads} thread{'s' * (known.threads != 1)}"
+    doubt = f"; unstable: {known.unstable}" if known.unstable else ""
+    return f"{_times(known)} the time of the same without when it was exported, {on}{doubt}"
+
+
+def _times(cost: Estimate | PinCost) -> str:
+    interval = "" if cost.low is None or cost.high is None else f" ({cost.low:.3f}x to {cost.high:.3f}x)"
+    return f"{cost.value:.3f}x{interval}"
 
 
 def _share(name: str, sign: str = "") -> Callable[[Row], str]:
@@ -104,6 +126,18 @@ DETAILS = (
             Column("of the roofline", _share("efficiency.roofline_share", "≥ ")),
             Column("bound by", bound, numeric=False),
         ),
+    ),
+    Detail(
+        "Kept in fp32",
+        "Modules that stay in fp32 in an artifact of lower precision, and what that costs. Where the same artifact "
+        "without them was measured in the same rounds, the ratio is paired round by round; where it was refused, both "
+        "were timed in turns when the modules were found.",
+        (
+            *_NAMING,
+            Column("kept in fp32", lambda row: ", ".join(row.outcome.cell.pins), numeric=False),
+            Column("takes", pin_cost, numeric=False),
+        ),
+        has=lambda row: bool(row.outcome.cell.pins),
     ),
     Detail(
         "Calls on a GPU",

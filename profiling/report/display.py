@@ -75,7 +75,7 @@ def balanced_top1(row: Row) -> str:
 
 def speedup(row: Row) -> str:
     """Return the measured speed-up with its spread: `1.12x ±1 %`."""
-    if row.is_baseline and row.outcome.evidence:
+    if row.is_baseline and row.baseline is None and row.outcome.evidence:
         return "baseline"
     ratio = row.speedup
     if ratio is None:

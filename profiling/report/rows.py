@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -59,7 +59,9 @@ class Row:
     and workload. `speedup` is its median latency over this one, paired round by round, and None unless both were
     measured in the same rounds. `ceiling` is the speed-up if the attention core were free, `macs_ratio` the softmax
     model's MACs over this model's, `top1_gap` this top-1 minus the baseline's, as a share. `standings` tell for each
-    of `PRICES` how the row stands in top-1 against that within the context; an unstable row stands nowhere.
+    of `PRICES` how the row stands in top-1 against that within the context; an unstable row stands nowhere. `pin_cost`
+    is how many times as long a call takes as that of the same artifact without modules kept in fp32, paired in the same
+    way; None where there are none, or nothing to pair with.
     """
 
     outcome: Outcome
@@ -72,6 +74,7 @@ class Row:
     macs_ratio: float | None = None
     top1_gap: Estimate | None = None
     standings: tuple[Standing | None, ...] = ()
+    pin_cost: Estimate | None = None
 
     @property
     def context(self) -> Context:
@@ -135,8 +138,12 @@ def make_rows(outcomes: Iterable[Outcome]) -> list[Row]:
     metrics = discover("effvit.profiling.metrics", "METRIC", Metric).values()
     baselines = _baselines(outcomes)
     machines = machine_names(outcome.environment for outcome in outcomes)
+    plain = {_twins(outcome): outcome for outcome in outcomes if not outcome.cell.pins}
     rows = [
-        _compared(Row(outcome, label, machine, _readings(outcome, metrics)), baselines[_ground(outcome)])
+        _compared(
+            Row(outcome, label, machine, _readings(outcome, metrics), pin_cost=_pin_cost(outcome, plain)),
+            baselines[_ground(outcome)],
+        )
         for outcome, label, machine in zip(outcomes, labels(outcomes), machines, strict=True)
     ]
     rows.sort(key=lambda row: (row.context, row.workload, not row.is_baseline, row.label))
@@ -154,12 +161,32 @@ def variant_order(rows: Iterable[Row]) -> list[str]:
 
 
 def labels(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the attention of each outcome, with options, blocks and run where two would be called the same."""
-    names = [outcome.cell.model.attention for outcome in outcomes]
+    """Return the attention and pins of each outcome, with options, blocks and run where two would have one name."""
+    names = [_attention(outcome) for outcome in outcomes]
     names = _told_apart(names, [_details(outcome) for outcome in outcomes], names)
     # Runs count only where they meet in one cell: one run a resolution is still one variant, and one line in a figure.
     places = [(name, _ground(outcome)) for name, outcome in zip(names, outcomes, strict=True)]
     return _told_apart(names, [outcome.run for outcome in outcomes], places)
+
+
+def _attention(outcome: Outcome) -> str:
+    """Return the attention, and behind it what of the model stays in fp32, at most two modules by name."""
+    pins = outcome.cell.pins
+    named = ", ".join(pins) if len(pins) < 3 else f"{pins[0]} and {len(pins) - 1} more"
+    return f"{outcome.cell.model.attention}, {named} in fp32" if pins else outcome.cell.model.attention
+
+
+def _twins(outcome: Outcome) -> tuple[object, ...]:
+    """Return everything that an artifact with pins and the one without have in common."""
+    return outcome.run, outcome.cell.model, *_ground(outcome)
+
+
+def _pin_cost(outcome: Outcome, plain: Mapping[tuple[object, ...], Outcome]) -> Estimate | None:
+    twin = plain.get(_twins(outcome)) if outcome.cell.pins else None
+    if twin is None or outcome.evidence is None or _comparison(twin) != outcome.evidence.comparison:
+        return None
+    assert twin.evidence is not None  # it was measured in the same rounds
+    return stats.speedup(outcome.evidence.samples, twin.evidence.samples)
 
 
 def _readings(outcome: Outcome, metrics: Iterable[Metric]) -> tuple[Reading, ...]:
@@ -180,7 +207,10 @@ def _baselines(outcomes: Iterable[Outcome]) -> dict[tuple[object, ...], list[Out
     for outcome in outcomes:
         if outcome.cell.model.attention == BASELINE and outcome.evidence is not None:
             found[_ground(outcome)].append(outcome)
-    return found
+    # What has modules in fp32 stands in where softmax was not measured without.
+    return defaultdict(
+        list, {place: sorted(some, key=lambda one: bool(one.cell.pins)) for place, some in found.items()}
+    )
 
 
 def _compared(row: Row, baselines: Sequence[Outcome]) -> Row:
@@ -193,7 +223,7 @@ def _compared(row: Row, baselines: Sequence[Outcome]) -> Row:
     if reference is None:
         return row
     ceiling = reference.cost.ceiling
-    if row.is_baseline:
+    if row.is_baseline and (baseline is row.outcome or not row.outcome.cell.pins):
         return replace(row, ceiling=ceiling)
     paired = reference.comparison == evidence.comparison
     return replace(

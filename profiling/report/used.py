@@ -40,8 +40,8 @@ def _attention_kernels(settings: RuntimeSettings) -> str | None:
     return None if kernels is None else ", ".join(f"{name} {count}" for name, count in kernels) or "none"
 
 
-def _tf32(settings: RuntimeSettings) -> str | None:
-    return None if settings.tf32 is None else "on" if settings.tf32 else "off"
+def _switch(on: bool | None) -> str | None:
+    return None if on is None else "on" if on else "off"
 
 
 def _cores(row: Row) -> str:
@@ -68,5 +68,6 @@ COLUMNS = (
     Column("memory limit", _memory_limit, numeric=False),
     _setting("nodes", _placement),
     _setting("attention kernels", _attention_kernels),
-    _setting("TF32", _tf32),
+    _setting("TF32", lambda settings: _switch(settings.tf32)),
+    _setting("CUDA graph", lambda settings: _switch(settings.cuda_graph)),
 )

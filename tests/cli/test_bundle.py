@@ -59,7 +59,7 @@ def test_a_graph_is_bundled_by_its_path(effvit: Effvit, exported: Path, tmp_path
 def test_what_cannot_be_bundled_is_a_sentence(effvit: Effvit, exported: Path, tmp_path: Path) -> None:
     refused(effvit("bundle", "lin", "--backend", "openvino", "--runs", exported), 2, "has no such graph")
     refused(effvit("bundle", "lin", "--precision", "int8", "--runs", exported), 2, "has no such graph")
-    refused(effvit("bundle", tmp_path / "missing.onnx"), 2, "missing.onnx was never verified")
+    refused(effvit("bundle", tmp_path / "missing.onnx"), 2, "there is no file", "missing.onnx")
     (graph,) = (exported / "lin/artifacts").glob("*fp16*.onnx")
     refused(effvit("bundle", graph, "--backend", "openvino"), 2, "was verified by ort-cpu")
     refused(effvit("bundle", graph, "--backend", "opnvino"), 2, "openvino")

@@ -56,6 +56,34 @@ def test_an_engine_is_exported_with_its_census_or_refused_for_its_types(
     refused(effvit(*EXPORT, *runs), 4, "tensorrt: asked for fp16, computes in fp32", "--allow-fallback")
 
 
+@pytest.mark.slow  # exports three graphs
+def test_an_engine_gets_the_weights_of_another_run(effvit: Effvit, run: Run, tensorrt: Tensorrt) -> None:
+    root = run.folder.parent
+    built = effvit(*EXPORT, "--refit", "--runs", root, "--json")
+    assert built.code == 0, built.err
+    engine = json.loads(built.out)[1]
+    tuned = make_run(root, "softmax", name="tuned")
+    model = tuned.model(32, 32)
+    refit = ("refit", engine["path"], "tuned", "--verify-images", "4", "--threads", "1", "--runs", root, "--json")
+    refused(effvit(*refit), 4, "is not the PyTorch model")  # of the run that has other weights now
+
+    def compute(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(images.copy())).numpy()
+
+    tensorrt.model = compute
+    answer = effvit(*refit)
+    assert answer.code == 0, answer.err
+    made = json.loads(answer.out)
+    path = Path(made["path"])
+    assert path.read_bytes() == b"a plan with other weights"
+    assert path.parent == (tuned.folder / "artifacts").resolve()
+    assert Path(engine["path"]).read_bytes() == b"a plan"
+    assert (made["model"]["weights"], made["engine"]) == (tuned.record.spec.weights, engine["engine"])
+    assert Path(tensorrt.asked["weights"]) == path.with_suffix(".onnx")
+    assert "1 layers; products: 1 in fp16" in answer.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cuda_fakes import FakeRuntime
 from tensorrt_fakes import Tensorrt
 from untrained_runs import make_run
 
+from effvit.cli.artifacts import is_file
 from effvit.export import bindings_device
 from effvit.export.base import pick_backend
 from effvit.spec import Precision
@@ -103,17 +105,64 @@ def test_files_that_are_no_artifacts(effvit: Effvit, tmp_path: Path) -> None:
     (tmp_path / "layers.json").write_text("{}")
     (tmp_path / "empty.engine").touch()
     before = sorted(tmp_path.rglob("*"))
-    refused(effvit("inspect", tmp_path / "empty.onnx"), 2, "empty.onnx is empty")
-    refused(effvit("inspect", tmp_path / "picture.onnx"), 2, "picture.onnx is not an ONNX graph")
-    refused(effvit("inspect", graph), 2, "torn.onnx is damaged: it breaks off")
-    refused(effvit("inspect", bare), 2, "the weights of", "bare.onnx.data, which is not there")
+    refused(effvit("inspect", tmp_path / "empty.onnx"), 4, "empty.onnx is empty")
+    refused(effvit("inspect", tmp_path / "picture.onnx"), 4, "picture.onnx is not an ONNX graph")
+    refused(effvit("inspect", graph), 4, "torn.onnx is damaged: it breaks off")
+    refused(effvit("inspect", bare), 4, "the weights of", "bare.onnx.data, which is not there")
     refused(effvit("inspect", tmp_path / "folder.onnx"), 2, "is a folder, not an artifact")
     refused(effvit("inspect", "nowhere.onnx"), 2, "there is no file nowhere.onnx")
     refused(effvit("inspect", "nowhere"), 2, "nowhere is not a run")
     refused(effvit("inspect"), 2, "there is no finished run")
     refused(effvit("inspect", tmp_path / "layers.json"), 2, "not what an engine's inspector writes")
-    refused(effvit("inspect", tmp_path / "empty.engine"), 2, "empty.engine is empty")
+    refused(effvit("inspect", tmp_path / "empty.engine"), 4, "empty.engine is empty")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["bundle", "evaluate", "profile", "refit"])
+def test_graphs_that_are_none_are_exit_4_whoever_takes_them(
+    effvit: Effvit, exported: Path, tmp_path: Path, command: str
+) -> None:
+    (full,) = (exported / "soft" / "artifacts").glob("*-fp32-*.onnx")
+    (tmp_path / "picture.onnx").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    (tmp_path / "torn.onnx").write_bytes(full.read_bytes()[:5000])
+    bare = graphs.write(tmp_path / "bare.onnx", onnx.load(full), external=True)
+    (tmp_path / "bare.onnx.data").unlink()
+    whole = Path(shutil.copy(full, tmp_path / "whole.onnx"))
+    before = sorted(tmp_path.rglob("*"))
+    refused(effvit(command, tmp_path / "picture.onnx"), 4, "picture.onnx is not an ONNX graph")
+    refused(effvit(command, tmp_path / "torn.onnx"), 4, "torn.onnx is damaged: it breaks off")
+    refused(effvit(command, bare), 4, "bare.onnx.data, which is not there")
+    refused(effvit(command, "nowhere.onnx"), 2, "there is no file nowhere.onnx")
+    refused(effvit(command, whole), 2, "whole.onnx was never verified")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_artifact_is_evaluated_by_its_file_through_whatever_verified_it(effvit: Effvit, exported: Path) -> None:
+    (full,) = (exported / "soft" / "artifacts").glob("*-fp32-*.onnx")
+    few = ("--eval-images", "20", "--threads", "1", "--json")
+    answer = effvit("evaluate", full, *few)
+    assert answer.code == 0, answer.err
+    (row,) = json.loads(answer.out)
+    assert (row["run"], row["artifact"], row["backend"], row["precision"]) == ("soft", full.name, "ort-cpu", "fp32")
+    of_run = effvit("evaluate", "soft", "--runs", exported, "--backend", "ort-cpu", *few)
+    assert json.loads(of_run.out) == [row]
+    elsewhere = effvit("evaluate", full, "--threads", "1", "--eval-images", "20")
+    assert "ort-cpu" in elsewhere.out
+
+
+def test_an_artifact_is_no_run_and_an_engine_no_graph(effvit: Effvit, exported: Path) -> None:
+    (full,) = (exported / "soft" / "artifacts").glob("*-fp32-*.onnx")
+    refused(effvit("profile", full), 2, "is an artifact, and cells are made of runs", "name the run")
+    refused(effvit("refit", full), 2, "is no TensorRT engine")
+    refused(effvit("evaluate", full, "--precision", "fp32"), 2, "leave them away")
+    refused(effvit("evaluate", full, "--backend", "openvino"), 2, "was verified by ort-cpu, not by openvino")
+
+
+def test_a_run_may_have_a_name_with_a_dot(tmp_path: Path) -> None:
+    (tmp_path / "vit_tiny.augreg").mkdir()
+    assert is_file("vit_tiny.augreg", tmp_path)
+    (tmp_path / "vit_tiny.augreg" / "run.json").touch()
+    assert not is_file("vit_tiny.augreg", tmp_path)
 
 
 def test_an_artifact_that_changed_since_it_was_verified_is_refused(effvit: Effvit, exported: Path) -> None:
@@ -123,11 +172,11 @@ def test_an_artifact_that_changed_since_it_was_verified_is_refused(effvit: Effvi
     model.metadata_props.add(key="more", value="bytes")
     try:
         onnx.save_model(model, path)
-        refused(effvit("inspect", path), 2, "is not the file that was verified")
+        refused(effvit("inspect", path), 4, "is not the file that was verified")
         values = np.frombuffer(content, dtype=np.uint8).copy()
         values[content.index(b"effvit.model") - 40] ^= 1
         path.write_bytes(values.tobytes())
-        refused(effvit("inspect", path), 2, str(path))
+        refused(effvit("inspect", path), 4, str(path))
     finally:
         path.write_bytes(content)
 
@@ -234,8 +283,8 @@ def test_graphs_that_cannot_be_compared(effvit: Effvit, exported: Path, tmp_path
     (tmp_path / "torn.onnx").write_bytes(full.read_bytes()[:5000])
     bare = graphs.write(tmp_path / "bare.onnx", onnx.load(full), external=True)
     (tmp_path / "bare.onnx.data").unlink()
-    refused(effvit("diff", full, tmp_path / "picture.onnx"), 2, "picture.onnx is not an ONNX graph")
-    refused(effvit("diff", full, tmp_path / "torn.onnx"), 2, "torn.onnx is damaged: it breaks off")
-    refused(effvit("diff", full, bare), 2, "bare.onnx.data, which is not there")
+    refused(effvit("diff", full, tmp_path / "picture.onnx"), 4, "picture.onnx is not an ONNX graph")
+    refused(effvit("diff", full, tmp_path / "torn.onnx"), 4, "torn.onnx is damaged: it breaks off")
+    refused(effvit("diff", full, bare), 4, "bare.onnx.data, which is not there")
     refused(effvit("diff", full, full, "--backend", "ort-cpu,openvino,torch"), 2, "names 3 runtimes")
     refused(effvit("diff", full, full, "--backend", "ort"), 2, "no backend named 'ort'")

@@ -22,6 +22,7 @@ COMMANDS = (
     "finetune",
     "evaluate",
     "export",
+    "refit",
     "inspect",
     "diff",
     "profile",

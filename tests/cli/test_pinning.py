@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from command_line import Effvit, refused
 from overflowing import run_with_large_values
+from pictures import write_folder
 
+PROFILE = ("--precision", "fp16", "--backend", "ort-cpu", "--batch", "1", "--threads", "1", "--allow-fallback")
 HALF = ("--onnx", "fp16", "--threads", "1", "--verify-images", "16", "--allow-fallback")
 
 
@@ -35,6 +37,20 @@ def test_auto_finds_what_overflows_and_says_what_it_costs(effvit: Effvit, root: 
     assert shown.code == 0, shown.err
     assert "blocks.3.attn" in next(line for line in shown.out.splitlines() if line.startswith("kept in fp32"))
     assert f"{pinned['cost']['value']:.3f}x the time" in shown.out
+    profiled = effvit("profile", "softmax", *PROFILE, "--runs", root, "--pin-fp32", "auto", "--json")
+    assert profiled.code == 0, profiled.err
+    (outcome,) = json.loads(profiled.out)  # without pins it returns no numbers, and is not measured
+    assert outcome["cell"]["pins"] == ["blocks.3.attn"]
+    assert outcome["evidence"]["artifact"] == {
+        "path": Path(artifact["path"]).name,
+        "sha256": artifact["sha256"],
+        "size_bytes": artifact["size_bytes"],
+        "build_s": artifact["build_s"],
+        "pinned": pinned,
+    }
+    costs = f"blocks.3.attn in fp32: {pinned['cost']['value']:.3f}x"
+    assert costs in profiled.err
+    assert "the time of the same without when it was exported, batch 1 on 1 thread" in profiled.err
 
 
 def test_what_is_named_stays_in_fp32(effvit: Effvit, root: Path) -> None:
@@ -46,6 +62,32 @@ def test_what_is_named_stays_in_fp32(effvit: Effvit, root: Path) -> None:
     assert f"kept in fp32: blocks.3; that takes {artifact['pinned']['cost']['value']:.3f}x the time" in answer.err
     again = effvit(*common, "--pin-fp32", "blocks.3")
     assert json.loads(again.out) == [artifact]  # found again, and not timed again
+
+
+@pytest.mark.slow
+def test_what_has_pins_is_evaluated_bundled_and_classifies(effvit: Effvit, root: Path, tmp_path: Path) -> None:
+    pins = ("--pin-fp32", "block 3")
+    exported = effvit("export", "softmax", *HALF, "--runs", root, "--json", *pins)
+    (artifact,) = json.loads(exported.out)
+    common = ("--threads", "1", "--allow-fallback", "--json")
+    half = ("--backend", "ort-cpu", "--precision", "fp16", "--eval-images", "20", "--runs", root)
+    asked = effvit("evaluate", "softmax", *half, *pins, *common)
+    assert asked.code == 0, asked.err
+    (row,) = json.loads(asked.out)
+    assert (row["artifact"], row["pins"]) == (Path(artifact["path"]).name, ["blocks.3"])
+    named = effvit("evaluate", artifact["path"], "--eval-images", "20", *common)
+    assert json.loads(named.out) == [row]
+    # What no search has found is said, and is not what was asked for by name: this one returns no numbers.
+    searched = effvit("evaluate", "softmax", *half, "--pin-fp32", "auto", *common)
+    assert searched.code == 4, searched.err
+    assert "no `effvit export --pin-fp32 auto` has found what to keep in fp32 in softmax" in searched.err
+    bundled = effvit("bundle", artifact["path"], "--out", tmp_path / "bundle", "--json")
+    assert bundled.code == 0, bundled.err
+    assert json.loads(bundled.out)["artifact"]["pinned"]["modules"] == ["blocks.3"]
+    image = next(write_folder(tmp_path / "pictures", {"cat": 1}).rglob("*.png"))
+    predicted = effvit("predict", tmp_path / "bundle", image, "--threads", "1", "--json")
+    assert predicted.code == 0, predicted.err
+    assert len(json.loads(predicted.out)[0]["guesses"]) == 5
 
 
 def test_what_cannot_be_pinned_is_one_sentence(effvit: Effvit, root: Path) -> None:

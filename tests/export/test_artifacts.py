@@ -25,9 +25,9 @@ from effvit.errors import (
     BackendUnavailableError,
     CheckpointError,
     ExportError,
+    LackingError,
     MismatchError,
     UnknownNameError,
-    UnsupportedError,
 )
 from effvit.export.base import Source, backends, pick_backend, predict
 from effvit.export.build import Limits, artifact_accuracy, verified_artifact
@@ -70,7 +70,7 @@ def test_every_backend_runs_what_it_exported(run: Run, pixels: Path, name: str, 
         pytest.skip(f"{name} does not run {precision}")
     try:
         artifact = verified_artifact(source(run, precision), backend, pixels, threads=1)
-    except UnsupportedError as error:
+    except LackingError as error:
         pytest.skip(error.message)
     assert artifact.parity is not None
     assert artifact.parity.images == IMAGES
@@ -310,7 +310,7 @@ def test_without_a_compiler_there_is_no_compiled_pytorch(monkeypatch: pytest.Mon
 
 
 def test_a_precision_that_a_backend_lacks_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="fp8"):
+    with pytest.raises(LackingError, match="fp8"):
         pick_backend("ort-cpu").require(Precision.FP8)
 
 

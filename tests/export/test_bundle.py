@@ -20,7 +20,14 @@ from pictures import noise
 from PIL import Image
 
 from effvit.decoding import decode
-from effvit.errors import ArtifactError, ChangedFileError, DataError, StorageError, UnsupportedError
+from effvit.errors import (
+    ArtifactError,
+    ChangedFileError,
+    DamagedArtifactError,
+    DataError,
+    StorageError,
+    UnsupportedError,
+)
 from effvit.export.base import Artifact
 from effvit.export.bundle import EXAMPLE, MANIFEST, Bundle, open_bundle, write_bundle
 from effvit.export.bundled_predict import model_input, read_rgb
@@ -159,14 +166,14 @@ def test_files_outside_of_the_bundle_are_not_even_looked_at(bundle: Bundle) -> N
     for name in ("../secret", "/etc/passwd"):
         manifest["files"][0]["name"] = name
         (bundle.folder / MANIFEST).write_text(json.dumps(manifest))
-        with pytest.raises(ArtifactError, match="lies outside of the bundle"):
+        with pytest.raises(DamagedArtifactError, match="lies outside of the bundle"):
             open_bundle(bundle.folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": "effvit.bundle/9"}'])
 def test_a_damaged_manifest_is_a_sentence(bundle: Bundle, content: bytes) -> None:
     (bundle.folder / MANIFEST).write_bytes(content)
-    with pytest.raises(ArtifactError, match="damaged or of another effvit"):
+    with pytest.raises(DamagedArtifactError, match="damaged or of another effvit"):
         open_bundle(bundle.folder)
 
 

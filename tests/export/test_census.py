@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from effvit.errors import ArtifactError
+from effvit.errors import DamagedArtifactError
 from effvit.export.census import Count, Port, ProductShare, WeightShare, graph_census
 
 
@@ -116,10 +116,10 @@ def test_missing_and_torn_weights_are_one_sentence(tmp_path: Path) -> None:
     data = tmp_path / "model.onnx.data"
     content = data.read_bytes()
     data.write_bytes(content[:-8])
-    with pytest.raises(ArtifactError, match="are torn"):
+    with pytest.raises(DamagedArtifactError, match="are torn"):
         graph_census(path)
     data.unlink()
-    with pytest.raises(ArtifactError, match=r"3 of its tensors lie in model.onnx.data, which is not there"):
+    with pytest.raises(DamagedArtifactError, match=r"3 of its tensors lie in model.onnx.data, which is not there"):
         graph_census(path)
 
 
@@ -132,7 +132,7 @@ def test_weights_outside_of_the_graphs_folder_are_refused(tmp_path: Path, locati
     tensor.external_data.add(key="location", value=location)
     path = tmp_path / "model.onnx"
     path.write_bytes(made.SerializeToString())
-    with pytest.raises(ArtifactError, match="outside of its folder"):
+    with pytest.raises(DamagedArtifactError, match="outside of its folder"):
         graph_census(path)
 
 
@@ -144,7 +144,7 @@ def test_every_way_to_cut_a_graph_short_is_one_sentence(tmp_path: Path) -> None:
         path.write_bytes(content[:end])
         try:
             graph_census(path)
-        except ArtifactError:
+        except DamagedArtifactError:
             continue
         whole += 1
     assert whole == 0
@@ -156,7 +156,7 @@ def test_every_way_to_cut_a_graph_short_is_one_sentence(tmp_path: Path) -> None:
 def test_other_files_are_no_graphs(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.onnx"
     path.write_bytes(content)
-    with pytest.raises(ArtifactError):
+    with pytest.raises(DamagedArtifactError):
         graph_census(path)
 
 

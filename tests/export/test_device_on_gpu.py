@@ -1,4 +1,4 @@
-"""Both ways to a GPU with a real one, and TensorRT where it is installed: run with `pytest -m gpu`."""
+"""All ways to a GPU with a real one, and TensorRT where it is installed: run with `pytest -m gpu`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from untrained_runs import make_run
 
 from effvit.data.base import load_data
@@ -13,6 +14,7 @@ from effvit.export.base import Source, StagedSession, pick_backend
 from effvit.export.build import Limits, refuse, verified_artifact
 from effvit.export.device import DeviceLibrary, device_libraries, no_device
 from effvit.export.engine_options import engine_for
+from effvit.export.torch_device import TorchDevice
 from effvit.images import evaluation_pixels
 from effvit.preprocessing import normalise
 from effvit.profiling.staging import time_stages
@@ -22,7 +24,14 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(no_device() is not None, reaso
 NUMBERS = 2**24
 
 
-@pytest.mark.parametrize("library", device_libraries(), ids=lambda library: library.name)
+def by_pytorch() -> str | None:
+    return None if torch.cuda.is_available() else "PyTorch sees no CUDA GPU"
+
+
+PYTORCH = DeviceLibrary("PyTorch", "torch", "", "", by_pytorch, TorchDevice)
+
+
+@pytest.mark.parametrize("library", [*device_libraries(), PYTORCH], ids=lambda library: library.name)
 def test_copies_marks_and_graphs_do_on_a_gpu_what_they_do_in_the_fakes(library: DeviceLibrary) -> None:
     if (reason := library.unavailable()) is not None:
         pytest.skip(reason)

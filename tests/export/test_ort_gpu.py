@@ -24,8 +24,11 @@ from effvit.export import ort_gpu
 from effvit.export.backends import ort_cuda, ort_trt
 from effvit.export.base import Artifact, Images, Source, StagedSession, pick_backend
 from effvit.export.cache import find, forget, make, reference_logits, verify
-from effvit.export.ort import CPU_PROVIDER, Assigned, computed_in, opened, options
-from effvit.export.ort_gpu import GpuStream, OrtGpuSession, gpu_unavailable, open_on_stream
+from effvit.export.device import GpuDevice
+from effvit.export.ort import CPU_PROVIDER, Assigned, Provider, computed_in, opened, options
+from effvit.export.ort_gpu import OrtGpuSession, gpu_unavailable, open_on_device
+from effvit.export.pins import Pinned
+from effvit.export.torch_device import TorchDevice
 from effvit.spec import Precision
 
 CUDA = ort_cuda.PROVIDER
@@ -63,8 +66,8 @@ class FakeCuda:
         yield
 
 
-def stream() -> GpuStream:
-    return GpuStream(0, FakeCuda(), "cpu")
+def device() -> TorchDevice:
+    return TorchDevice(0, cuda=FakeCuda(), place="cpu")
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def artifact(tmp_path: Path) -> Artifact:
 
 def computing(artifact: Artifact) -> OrtGpuSession:
     session = ort.InferenceSession(artifact.path, providers=[CPU_PROVIDER])
-    return OrtGpuSession(session, artifact, CPU_PROVIDER, stream())
+    return OrtGpuSession(session, artifact, CPU_PROVIDER, device(), memory="cpu")
 
 
 def images(count: int = 2, seed: int = 0) -> Images:
@@ -94,6 +97,20 @@ def test_a_launch_computes_the_logits_of_what_was_bound_last(artifact: Artifact)
         one.launch()
         one.synchronize()
         np.testing.assert_allclose(one.logits(), expected(artifact, images(count, seed)), rtol=1e-5)
+
+
+def test_pytorchs_memory_is_copied_to_and_from_as_that_of_any_device() -> None:
+    one: GpuDevice = device()
+    sent, received = one.page_locked((2, 3)), one.page_locked((2, 3))
+    buffer = one.allocate(24)
+    sent[:], received[:] = np.arange(6).reshape(2, 3), 0
+    one.upload(sent, buffer)
+    sent[:] = 7
+    one.download(buffer, received)
+    one.synchronize()
+    np.testing.assert_array_equal(received, [[0, 1, 2], [3, 4, 5]])
+    assert (sent.dtype, buffer.size_bytes, buffer.address % 4) == (np.float32, 24, 0)
+    assert (one.stream, one.index, one.gpu) == (4711, 0, "GPU-0-1-2")
 
 
 def test_buffers_stay_where_they_are_for_batches_of_one_shape(artifact: Artifact) -> None:
@@ -126,12 +143,12 @@ def test_images_are_copied_and_logits_are_the_callers(artifact: Artifact) -> Non
 def test_a_launch_and_its_copies_do_not_wait(artifact: Artifact) -> None:
     one = computing(artifact)
     one.bind(images())
-    waits = one._stream._stream.waits
+    waits = one._device._stream.waits
     begin = one.mark()
     one.upload()
     one.launch()
     one.download()
-    assert one._stream._stream.waits == waits
+    assert one._device._stream.waits == waits
     time.sleep(0.01)
     assert 0.01 <= one.seconds_between(begin, one.mark()) < 1
     assert one.gpu == "GPU-0-1-2"
@@ -163,13 +180,13 @@ class FakeOrt:
 
 
 def cuda_options(precision: Precision = Precision.FP32, **changes: str) -> dict[str, str]:
-    return {**ort_cuda.provider_options(precision, stream())[1], **changes}
+    return {**ort_cuda.provider_options(precision, device())[1], **changes}
 
 
 def open_cuda(session: mock.Mock, artifact: Artifact = ARTIFACT) -> tuple[OrtGpuSession, mock.Mock]:
     """Return a session of ours around an autospec, and what it was made by."""
-    here, fake = stream(), FakeOrt(session)
-    ours = open_on_stream(fake, artifact, 1, ort_cuda.provider_options(artifact.precision, here), here)
+    here, fake = device(), FakeOrt(session)
+    ours = open_on_device(fake, artifact, 1, ort_cuda.provider_options(artifact.precision, here), here)
     return ours, fake.InferenceSession
 
 
@@ -185,7 +202,7 @@ def test_everything_that_the_provider_would_choose_is_stated() -> None:
         "arena_extend_strategy": "kSameAsRequested",
     }
     assert cuda_options(Precision.TF32)["use_tf32"] == "1"
-    assert ort_cuda.provider_options(Precision.FP16, stream(), cuda_graph=True)[1]["enable_cuda_graph"] == "1"
+    assert ort_cuda.provider_options(Precision.FP16, device(), cuda_graph=True)[1]["enable_cuda_graph"] == "1"
 
 
 def test_a_session_has_one_provider_no_fallback_and_does_not_wait() -> None:
@@ -219,6 +236,61 @@ def test_an_option_that_was_not_taken_is_a_fallback() -> None:
 
 def test_switches_are_alike_however_they_are_spelt() -> None:
     open_cuda(a_session(cuda_options(has_user_compute_stream="True", use_tf32="false"), [], CUDA))
+
+
+class Recorded:
+    """What `ort_gpu.open_on_device` is called with, and a session whose launches are counted."""
+
+    def __init__(self) -> None:
+        self.providers: list[Provider] = []
+        self.launches = 0
+
+    def open(self, _ort: object, artifact: Artifact, _threads: int, provider: Provider, on: TorchDevice) -> object:
+        self.providers.append(provider)
+        known, nodes = dict(provider[1]), NODES
+        session = a_session(known, nodes, provider[0])
+        session.run_with_iobinding.side_effect = lambda *_: setattr(self, "launches", self.launches + 1)
+        session.get_inputs.return_value = [types.SimpleNamespace(name="images")]
+        session.get_outputs.return_value = [types.SimpleNamespace(name="logits", shape=["batch", 10])]
+        return OrtGpuSession(session, artifact, provider[0], on, memory="cpu")
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    made = Recorded()
+    monkeypatch.setattr(ort_gpu, "open_on_device", made.open)
+    monkeypatch.setattr(ort_gpu, "require_gpu", lambda _: None)
+    monkeypatch.setattr(ort_gpu, "TorchDevice", lambda _: device())
+    return made
+
+
+def test_a_cuda_graph_is_recorded_for_the_first_batch_and_told(recorded: Recorded) -> None:
+    session = pick_backend("ort-cuda-graph").open_on(ARTIFACT, 1, 0)
+    assert recorded.providers == []  # for the first batch, and no sooner
+    session.bind(images(2))
+    ((name, stated),) = recorded.providers
+    assert (name, stated["enable_cuda_graph"]) == (CUDA, "1")
+    assert recorded.launches == 2  # one allocates, one is recorded
+    session.launch()
+    assert recorded.launches == 3
+    assert session.settings().cuda_graph is True
+    session.bind(images(3))
+    session.launch()
+    assert len(recorded.providers) == 1
+    assert recorded.launches == 5  # three images in two pieces of two
+
+
+def test_an_engine_is_built_for_the_first_batch_and_keeps_no_module_in_fp32(recorded: Recorded, tmp_path: Path) -> None:
+    artifact = replace(ARTIFACT, path=str(tmp_path / "soft.onnx"), sha256="f" * 64, precision=Precision.FP16)
+    session = pick_backend("ort-trt").open_on(artifact, 1, 0)
+    session.bind(images(2))
+    ((name, stated),) = recorded.providers
+    assert (name, stated["trt_profile_opt_shapes"]) == ("TensorrtExecutionProvider", "images:2x3x64x64")
+    assert Path(stated["trt_engine_cache_path"]).is_dir()
+    assert recorded.launches == 1
+    assert session.settings().cuda_graph is False
+    with pytest.raises(UnsupportedError, match="keeps no module in fp32"):
+        pick_backend("ort-trt").open_on(replace(artifact, pinned=Pinned(("blocks.3",))), 1, 0)
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.TF32, Precision.FP16])
@@ -271,19 +343,19 @@ def test_an_engine_of_tensorrt_states_its_types_and_where_it_is_kept(tmp_path: P
     artifact = replace(ARTIFACT, path=str(tmp_path / "soft.onnx"), sha256="f" * 64, precision=Precision.FP16)
     folder = ort_trt.engine_folder(artifact)
     assert folder == tmp_path / "soft.ffffffffff.ort-trt"
-    name, stated = ort_trt.provider_options(artifact, stream(), 8, folder)
+    name, stated = ort_trt.provider_options(artifact, device(), 8, folder)
     assert name == "TensorrtExecutionProvider"
     types_of = [f"trt_{kind}_enable" for kind in ("fp16", "bf16", "int8")]
     assert [stated[name] for name in types_of] == ["1", "0", "0"]
     assert stated["trt_profile_max_shapes"] == "images:8x3x64x64"
     assert stated["trt_engine_cache_path"] == str(folder)
-    exact = ort_trt.provider_options(replace(artifact, precision=Precision.TF32), stream(), 8, folder)[1]
+    exact = ort_trt.provider_options(replace(artifact, precision=Precision.TF32), device(), 8, folder)[1]
     assert [exact[name] for name in types_of] == ["0", "0", "0"]
     assert Precision.FP32 not in pick_backend("ort-trt").precisions
 
 
 def test_backends_on_gpus_alone_say_so() -> None:
-    for name in ("ort-cuda", "ort-trt"):
+    for name in ("ort-cuda", "ort-cuda-graph", "ort-trt"):
         backend = pick_backend(name)
         assert backend.devices == ("cuda",)
         assert backend.format == pick_backend("ort-cpu").format

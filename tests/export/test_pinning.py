@@ -11,11 +11,11 @@ import onnx
 import pytest
 import torch
 from models_for_tests import model_of
-from overflowing import run_with_large_values, run_with_outliers
+from overflowing import run_with_large_values, run_with_offset, run_with_outliers
 from untrained_runs import make_run
 
 from effvit.data.base import load_data
-from effvit.errors import MismatchError, UnknownNameError, UnsupportedError
+from effvit.errors import LackingError, MismatchError, UnknownNameError
 from effvit.export.base import Backend, Images, Logits, Source, pick_backend
 from effvit.export.blocks import made_in
 from effvit.export.build import Limits
@@ -35,7 +35,9 @@ from effvit.export.quantisable import weight_products
 from effvit.export.quantisation import Quantisation
 from effvit.export.settings import RuntimeSettings
 from effvit.export.typed import TypedModel
+from effvit.export.typed_blocks import compare_typed
 from effvit.images import evaluation_pixels
+from effvit.preprocessing import normalise
 from effvit.run import Run
 from effvit.spec import Precision
 
@@ -273,11 +275,26 @@ def test_an_artifact_that_is_good_enough_keeps_nothing_in_fp32(run: Run, tmp_pat
 
 
 def test_blocks_that_no_runtime_compares_have_to_be_named(run: Run, tmp_path: Path) -> None:
-    source, backend = Source(run, 32, 32, Precision.BF16), told(run, False)
+    source, backend = Source(run, 32, 32, Precision.FP8), told(run, False)
     blind = replace(ORT, precisions=frozenset({Precision.FP32}))
-    with pytest.raises(UnsupportedError, match="blocks cannot be compared in bf16") as caught:
+    with pytest.raises(LackingError, match="blocks cannot be compared in fp8: ort-cpu does not run it") as caught:
         pinned_artifact(source, backend, blind, pixels_of(run, tmp_path), 1, None, Limits())
     assert "--pin-fp32" in caught.value.hint
+
+
+def test_blocks_in_a_half_type_that_no_runtime_here_has_are_compared_in_pytorch(tmp_path: Path) -> None:
+    run = run_with_offset(tmp_path, "softmax", 3)
+    pixels = pixels_of(run, tmp_path)
+    images = normalise(np.load(pixels)[:8], run.record.preprocessing)
+    source = Source(run, 32, 32, Precision.BF16)
+    parts = compare_typed(source, images)
+    assert [part.part for part in parts] == ["embedding", *(f"block {index}" for index in range(6)), "logits"]
+    assert next(part.part for part in parts if part.parted) == "block 3"
+    assert not any(part.parted for part in compare_typed(replace(source, pins=("blocks.3.attn",)), images))
+    blind = replace(ORT, precisions=frozenset({Precision.FP32}))
+    backend = replace(told(run, True), open=lambda artifact, _: Told(run, artifact.pinned is not None))
+    found = pinned_artifact(source, backend, blind, pixels, 1, None, Limits())
+    assert [trial.pins for trial in found.trials][:2] == [(), ("blocks.3",)]
 
 
 def test_pins_make_another_artifact(run: Run, tmp_path: Path) -> None:

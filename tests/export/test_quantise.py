@@ -23,7 +23,7 @@ from untrained_runs import make_run
 
 from effvit.checkpoint import save_weights
 from effvit.data.base import load_data
-from effvit.errors import BackendUnavailableError, UnsupportedError, UsageError
+from effvit.errors import BackendUnavailableError, LackingError, UsageError
 from effvit.export.base import Artifact, Session, Source, pick_backend, predict
 from effvit.export.build import verified_artifact
 from effvit.export.cache import find, make
@@ -313,7 +313,7 @@ def test_too_few_training_images_leave_nothing_behind(run: Run, monkeypatch: pyt
     record = replace(run.record, data=replace(run.record.data, name="fifteen"))
     source = Source(Run(run.folder, record), 48, 48, Precision.INT8)
     before = set(run.folder.rglob("*"))
-    with pytest.raises(UnsupportedError, match="needs 16 training images to take ranges from, and fifteen has 15"):
+    with pytest.raises(LackingError, match="needs 16 training images to take ranges from, and fifteen has 15"):
         make(source, pick_backend("ort-cpu"))
     assert set(run.folder.rglob("*")) == before
 

@@ -15,7 +15,7 @@ from bindings_of_tensorrt import VERSIONS, Bindings, make_bindings
 from tensorrt_fakes import BASES, CHOICES, SEVERITIES, SURFACE
 
 ROOT = Path(__file__).parents[2]
-TESTS = ("test_tensorrt_session.py", "test_tensorrt_build.py", "test_tensorrt_artifacts.py")
+TESTS = ("test_tensorrt_session.py", "test_tensorrt_build.py", "test_tensorrt_refit.py", "test_tensorrt_artifacts.py")
 
 pytestmark = [
     pytest.mark.slow,

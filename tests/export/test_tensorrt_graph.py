@@ -9,6 +9,9 @@ import graphs
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 from tensorrt_parser import types_of, undocumented
 from untrained_runs import make_run
@@ -17,7 +20,7 @@ from effvit.export.backends.tensorrt import graph_backend
 from effvit.export.base import Source, pick_backend, predict
 from effvit.export.cache import make, reference_logits
 from effvit.export.quantisation import Quantisation
-from effvit.export.tensorrt_graph import export_graph
+from effvit.export.tensorrt_graph import _make_fp8, export_graph, scale_weights
 from effvit.preprocessing import normalise
 from effvit.run import Run
 from effvit.spec import Precision
@@ -146,6 +149,94 @@ def test_an_int8_graph_has_symmetric_pairs_around_its_layers(int8: onnx.ModelPro
     # Every layer of test_vit's six blocks, the head, and the embedding: an activation and a weight each. The
     # activations of the layers are no other layer's.
     assert sum(node.op_type == "QuantizeLinear" for node in int8.graph.node) == 2 * (6 * 4 + 2)
+
+
+@pytest.mark.parametrize(("precision", "embedding"), [(Precision.INT8, 1), (Precision.FP8, 0)])
+def test_products_around_a_softmax_have_symmetric_pairs_if_asked(
+    tmp_path: Path, precision: Precision, embedding: int
+) -> None:
+    run = make_run(tmp_path, "softmax", px=32)
+    asked = Quantisation(images=16, attention=True)
+    graph = onnx.load(export_graph(Source(run, 32, 32, precision, asked), tmp_path / "asked.onnx"))
+    check_types(graph, precision)
+    makers = {output: node for node in graph.graph.node for output in node.output}
+    weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.graph.initializer}
+    products = [node for node in graph.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    paired = [node for node in products if all(_paired(name, makers) for name in node.input[:2])]
+    # Four layers and two products of attention in each of six blocks, and the head.
+    assert (len(paired), len(products)) == (6 * 6 + 1 + embedding, 6 * 6 + 2)
+    inside = [node for node in paired if makers[makers[node.input[1]].input[0]].input[0] not in weights]
+    assert len(inside) == 6 * 2
+    for node in inside:
+        for name in node.input:
+            quantise = makers[makers[name].input[0]]
+            scale, zero = weights[quantise.input[1]], weights[quantise.input[2]]
+            assert (scale.shape, scale.dtype, float(zero)) == ((), np.float16, 0.0)
+    of_softmax = [
+        node for node in inside if makers[makers[makers[node.input[0]].input[0]].input[0]].op_type == "Softmax"
+    ]
+    assert len(of_softmax) == 6
+
+
+def _paired(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
+    maker = makers.get(name)
+    return maker is not None and maker.op_type == "DequantizeLinear"
+
+
+SMALLEST = 2.0**-24
+"""The least number of half precision above 0."""
+
+
+def quantised_weight(values: np.ndarray, scale: np.ndarray) -> onnx.ModelProto:
+    """Return a graph of a weight, an output a row, with a pair around it."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["weight", "scale", "zero"], ["small"], axis=0),
+        helper.make_node("DequantizeLinear", ["small", "scale", "zero"], ["out"], axis=0),
+    ]
+    constants = {"weight": values, "scale": scale, "zero": np.zeros(len(values), np.int8)}
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT16, values.shape)
+    graph = helper.make_graph(nodes, "pair", [], [out], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def scaled(values: np.ndarray, largest: int = 127) -> np.ndarray:
+    """Return the scales of a weight whose quantiser has given it the scale 1."""
+    graph = quantised_weight(values, np.ones(len(values), np.float16))
+    scale_weights(graph, largest)
+    return numpy_helper.to_array(graph.graph.initializer[1])
+
+
+def test_the_largest_weight_of_an_output_becomes_the_largest_number() -> None:
+    """By hand: 127/127 is 1; 2**-10 / 127 is no half but lies between two; the last three have no normal scale."""
+    most = np.float16([127.0, 2.0**-10, 100 * SMALLEST, SMALLEST, 0.0])
+    values = np.stack([most, -most / 2], axis=1)
+    scales = scaled(values)
+    assert scales.dtype == np.float16
+    below = np.float16(2.0**-10 / 127)
+    np.testing.assert_array_equal(scales[[0, 2, 3, 4]], np.float16([1, SMALLEST, SMALLEST, 1]))
+    assert scales[1] in (below, np.nextafter(below, np.float16(1)))
+    assert float(scales[1]) * 127 >= 2.0**-10
+    np.testing.assert_array_equal(scaled(values[:1], 448), np.float16([0.2837]))
+
+
+@settings(deadline=None)
+@given(arrays(np.float16, (3, 4), elements=st.floats(-100, 100, width=16, allow_subnormal=True)))
+def test_no_weight_is_lost_to_its_scale(values: np.ndarray) -> None:
+    scales = scaled(values).astype(np.float64)
+    assert (scales > 0).all()
+    small = np.clip(np.rint(values.astype(np.float64) / scales[:, None]), -128, 127)
+    # Half a step, of which there are 127, or of which each is the least number that there is.
+    most = np.abs(values.astype(np.float64)).max(axis=1)
+    step = np.maximum(most / 127 * (1 + 2.0**-10), SMALLEST)
+    assert (np.abs(small * scales[:, None] - values) <= step[:, None] / 2 + 1e-12).all()
+
+
+def test_scales_of_small_activations_do_not_become_0_in_fp8() -> None:
+    graph = quantised_weight(np.ones((2, 2), np.float16), np.float16([SMALLEST, 1.0]))
+    _make_fp8(graph)
+    # 127/448 of the least number is that number; of 1 it is 0.28348, and no less than that in half precision 0.2837.
+    np.testing.assert_array_equal(numpy_helper.to_array(graph.graph.initializer[1]), np.float16([SMALLEST, 0.2837]))
 
 
 def scales_of(graph: onnx.ModelProto, largest: int) -> dict[str, np.ndarray]:
