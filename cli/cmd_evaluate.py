@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from effvit.run import Run
 
 
+VERIFIED_IMAGES = 64
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     """An artifact of a run and how it answers through `backend`; `fallback` is what that did otherwise than asked."""
@@ -43,9 +46,6 @@ class Evaluated:
     backend: str
     accuracy: Accuracy
     fallback: str | None
-
-
-VERIFIED_IMAGES = 64
 
 
 def evaluate(
@@ -91,7 +91,7 @@ def evaluate(
     files = [Path(name) for name in run or [] if is_file(name, runs)]
     if files and (precision or res or pins):
         raise UsageError(
-            f"--precision, --res and --pin-fp32 choose among what is made of runs, and {files[0]} is made",
+            f"{files[0]} is made already, and --precision, --res and --pin-fp32 say what is to be made of a run",
             "leave them away, or name a run",
         )
 
@@ -159,7 +159,7 @@ class _Evaluation:
             raise ArtifactError(f"{path} was verified by {verifiers}, not by {name}", "name one of these as --backend")
         run = run_around(path, "leave it in the folder of the run that it was made from")
         backend = pick_backend(fitting[-1].backend)
-        backend.require(fitting[-1].artifact.precision)
+        backend.require()
         return self._evaluated(run, fitting[-1].artifact, backend)
 
     def _evaluated(self, run: Run, artifact: Artifact, backend: Backend) -> Evaluated:

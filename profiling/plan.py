@@ -65,10 +65,10 @@ class Plan:
             Workload(batch, 1, 1)
 
     def entrants(self, group: Group) -> list[Run]:
-        """Return the runs as they take part in `group`: with pins where those mean something there.
+        """Return the runs as they take part in `group`, those without pins first; pins mean nothing in fp32 and tf32.
 
-        Where a search found pins, what it is about is measured in the place of what was refused without them; where
-        none did, `AUTO` is nothing.
+        `AUTO` is what the last search found, and takes the place of the run without pins, which was refused; nothing
+        where no search found any.
         """
         plain = [run for run in self.runs if not run.pins]
         if group.precision not in PINNABLE:
