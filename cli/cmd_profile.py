@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from effvit.cli.executors import LOCAL, ExecutorOption, RayAddressOption, executor_from_text
 from effvit.cli.hosts import split_devices
 from effvit.cli.options import (
     DEFAULT_RUNS,
@@ -37,12 +38,13 @@ from effvit.cli.options import (
     resolutions_from_text,
 )
 from effvit.cli.output import CountingBar, hint, progress_bars, say, show, write_json
-from effvit.errors import CellsFailedError, FallbackError, UsageError
+from effvit.errors import CellsFailedError, FallbackError
 from effvit.interruption import advising, same_command
 from effvit.profiling.devices import check_gpus
 from effvit.spec import BASELINE
 
 if TYPE_CHECKING:
+    from effvit.profiling.devices import Device
     from effvit.profiling.records import Outcome
     from effvit.run import Run
 
@@ -94,6 +96,8 @@ def profile(
             "--crossover-tolerance", metavar="PERCENT", min=1.0, help="with --until-crossover: of px, to search down to"
         ),
     ] = 10.0,
+    executor: ExecutorOption = LOCAL,
+    ray_address: RayAddressOption = None,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
@@ -105,21 +109,18 @@ def profile(
     on from there. With --max-batch nothing is timed and --batch has no meaning: batches are doubled and halved, each in
     a process of its own, until one image more does not fit. What was found is kept in frontier.jsonl among the runs, or
     in --out. With --until-crossover further resolutions between the smallest and the largest are measured, those that a
-    fit of latency over tokens says most about, until each variant's crossing with softmax is bracketed.
+    fit of latency over tokens says most about, until each variant's crossing with softmax is bracketed. With --executor
+    ray the nodes of a Ray cluster measure, each of them one group of such cells at a time.
     """
     sizes = resolutions_from_text(res) if res is not None else None
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
     hosts, here = split_devices(device, threads)
     devices = devices_from_texts(here, threads) if here or not hosts else []
-    check_gpus(devices)  # before the seconds that importing PyTorch takes
-
-    from effvit.export.base import pick_backend
-
     backends = names_from_text(backend)
-    for name in backends:  # and before those that importing runs takes
-        pick_backend(name).require()
-    if hosts:
-        _refuse_searches(max_batch=max_batch, until_crossover=until_crossover)
+    measuring = executor_from_text(executor, ray_address, hosts)
+    measuring.refuse_searches(hosts, max_batch=max_batch, until_crossover=until_crossover)
+    if measuring.cluster is None:
+        _require_here(devices, backends)
 
     from effvit.cli.remote_sweeping import follow_all, start_on
     from effvit.cli.sweeping import SweepDisplay, say_crossovers
@@ -129,7 +130,6 @@ def profile(
     from effvit.profiling.pixels import PixelStore
     from effvit.profiling.plan import Effort, Plan, available_backends
     from effvit.profiling.seeking import seek_crossovers
-    from effvit.profiling.sweep import run_sweep
     from effvit.run import find_runs, resolve_runs
 
     chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
@@ -167,14 +167,11 @@ def profile(
         PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels,
     ):
         packing = Packing(replace(plan, backends=tuple(backends)), effort, pixels, say)
-        remote = start_on(hosts, packing, Allowed(retry_failed, allow_fallback), progress)
+        allowed = Allowed(retry_failed, allow_fallback)
+        remote = start_on(hosts, packing, allowed, progress)
         display = SweepDisplay(progress)
 
-        def sweep(part: Plan) -> list[Outcome]:
-            return run_sweep(
-                part, effort, results, pixels, display, retry_failed=retry_failed, allow_fallback=allow_fallback
-            )
-
+        sweep = partial(measuring.sweep, packing, allowed, results, display)
         seek = partial(seek_crossovers, tolerance=crossover_tolerance / 100, sweep=sweep) if until_crossover else sweep
         outcomes = seek(plan) if devices else []
         display.close()
@@ -188,16 +185,19 @@ def profile(
     raise_if_unfinished(outcomes, allow_fallback=allow_fallback)
 
 
-def _refuse_searches(*, max_batch: bool, until_crossover: bool) -> None:
-    """Refuse what other machines do not do.
+def _require_here(devices: Sequence[Device], backends: Sequence[str]) -> None:
+    """Check what this machine has to have, before the seconds that importing PyTorch and runs takes.
 
     Raises:
-        UsageError: It was asked for.
+        UnavailableError: A GPU or a backend that is not here.
+        UnknownNameError: An unknown backend.
     """
-    if max_batch:
-        raise UsageError("the largest batch is not searched for over ssh", "leave --max-batch or --device ssh:// away")
-    if until_crossover:
-        raise UsageError("crossovers are not sought over ssh", "leave --until-crossover or --device ssh:// away")
+    check_gpus(devices)
+
+    from effvit.export.base import pick_backend
+
+    for name in backends:
+        pick_backend(name).require()
 
 
 def _advise_baseline(chosen: Sequence[Run], known: Sequence[Run]) -> str:

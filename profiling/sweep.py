@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -71,19 +71,29 @@ def run_sweep(
         StorageError: The disk is full; what was finished is on disk.
     """
     plan.check()
-    here = capture_environment(effort.threads).key
-    earlier = [
-        outcome
-        for outcome in read_finished(results)
-        if outcome.environment.key == here
-        and not (allow_fallback and outcome.status == "fallback" and outcome.evidence is None)
-    ]
-    if retry_failed:
-        earlier = _reliable(earlier)
+    here = {capture_environment(effort.threads).key}
+    earlier = kept_outcomes(results, here, retry_failed=retry_failed, allow_fallback=allow_fallback)
     preparation = prepare(effort, pixels, listener.stage)
     return _Sweep(
         plan, effort, results, earlier, pixels, listener, start, allow_fallback, calibrate, counters, preparation
     ).run()
+
+
+def kept_outcomes(
+    results: Path, environments: Collection[str], *, retry_failed: bool, allow_fallback: bool
+) -> list[Outcome]:
+    """Return the outcomes in `results` that are not measured again, of the environments with these keys.
+
+    Raises:
+        ResultError: The file cannot be read.
+    """
+    earlier = [
+        outcome
+        for outcome in read_finished(results)
+        if outcome.environment.key in environments
+        and not (allow_fallback and outcome.status == "fallback" and outcome.evidence is None)
+    ]
+    return _reliable(earlier) if retry_failed else earlier
 
 
 def _reliable(outcomes: list[Outcome]) -> list[Outcome]:

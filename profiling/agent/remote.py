@@ -186,7 +186,7 @@ class RemoteSweep:
             else:
                 ended = Ended(event.code, event.message, event.hint)
         if ended is None or ended.code:
-            raise _error(str(self._ssh.host), ended)
+            raise error_of(str(self._ssh.host), ended)
         return list(outcomes.values())
 
     def _events(self) -> Iterator[_Event]:
@@ -278,7 +278,8 @@ def _identity(outcome: Outcome) -> tuple[str, str, str, str]:
     return outcome.cell.key, outcome.environment.key, outcome.run, outcome.finished
 
 
-def _error(host: str, ended: Ended | None) -> EffvitError:
+def error_of(host: str, ended: Ended | None) -> EffvitError:
+    """Return the error that an agent on another machine ended with; None: it did not tell how it ended."""
     if ended is None:
         return UnavailableError(f"{host} does not tell how its agent ended", "give the same command again: it goes on")
     kinds = {2: UsageError, 3: UnavailableError}
