@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effvit.cli.artifacts import refuse_files
+from effvit.cli.executors import LOCAL, ExecutorOption, RayAddressOption, executor_from_text
 from effvit.cli.hosts import split_devices
 from effvit.cli.options import (
     DEFAULT_RUNS,
@@ -47,6 +48,7 @@ from effvit.profiling.devices import check_gpus
 from effvit.spec import BASELINE
 
 if TYPE_CHECKING:
+    from effvit.profiling.devices import Device
     from effvit.profiling.records import Outcome
     from effvit.run import Run
 
@@ -99,6 +101,8 @@ def profile(
             "--crossover-tolerance", metavar="PERCENT", min=1.0, help="with --until-crossover: of px, to search down to"
         ),
     ] = 10.0,
+    executor: ExecutorOption = LOCAL,
+    ray_address: RayAddressOption = None,
     threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json: JsonOption = False,
@@ -112,21 +116,23 @@ def profile(
     in --out. With --until-crossover further resolutions between the smallest and the largest are measured, those that a
     fit of latency over tokens says most about, until each variant's crossing with softmax is bracketed. With --pin-fp32
     artifacts are measured with these modules in fp32 beside the same without, in the same rounds, and what that costs
-    is told; those that are refused without are measured with them alone.
+    is told; those that are refused without are measured with them alone. With --executor ray the nodes of a Ray cluster
+    measure, each of them one group of such cells at a time.
     """
     sizes = resolutions_from_text(res) if res is not None else None
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
     pins = pins_from_text(pin_fp32, precisions)
     hosts, here = split_devices(device, threads)
     devices = devices_from_texts(here, threads) if here or not hosts else []
-    check_gpus(devices)  # before the seconds that importing PyTorch takes
-
-    from effvit.export.base import pick_backend
-
     backends = names_from_text(backend)
-    for name in backends:  # and before those that importing runs takes
-        pick_backend(name).require()
-    _refuse_together({"--device ssh://": hosts, "--max-batch": max_batch, "--until-crossover": until_crossover}, pins)
+    measuring = executor_from_text(executor, ray_address, hosts)
+    if measuring.cluster is None:
+        _require_here(devices, backends)
+    _refuse_together(
+        {"--device ssh://": hosts, "--executor ray": measuring.cluster},
+        {"--max-batch": max_batch, "--until-crossover": until_crossover},
+        pins,
+    )
     refuse_files(run, runs)
 
     from effvit.cli.remote_sweeping import follow_all, start_on
@@ -137,7 +143,6 @@ def profile(
     from effvit.profiling.pixels import PixelStore
     from effvit.profiling.plan import Effort, Plan, available_backends, check_precisions
     from effvit.profiling.seeking import seek_crossovers
-    from effvit.profiling.sweep import run_sweep
     from effvit.run import find_runs, resolve_runs
 
     chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
@@ -176,14 +181,11 @@ def profile(
         PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels,
     ):
         packing = Packing(replace(plan, backends=tuple(backends)), effort, pixels, say)
-        remote = start_on(hosts, packing, Allowed(retry_failed, allow_fallback), progress)
+        allowed = Allowed(retry_failed, allow_fallback)
+        remote = start_on(hosts, packing, allowed, progress)
         display = SweepDisplay(progress)
 
-        def sweep(part: Plan) -> list[Outcome]:
-            return run_sweep(
-                part, effort, results, pixels, display, retry_failed=retry_failed, allow_fallback=allow_fallback
-            )
-
+        sweep = partial(measuring.sweep, packing, allowed, results, display)
         seek = partial(seek_crossovers, tolerance=crossover_tolerance / 100, sweep=sweep) if until_crossover else sweep
         outcomes = seek(plan) if devices else []
         display.close()
@@ -206,17 +208,17 @@ def _conclude(outcomes: list[Outcome], *, pins: bool, crossovers: bool, json: bo
         say_crossovers(outcomes)
 
 
-def _refuse_together(asked: Mapping[str, object], pins: Sequence[str]) -> None:
-    """Refuse what does not go together: searches and other machines, and either with pins.
+def _refuse_together(elsewhere: Mapping[str, object], searches: Mapping[str, object], pins: Sequence[str]) -> None:
+    """Refuse what does not go together: searches `elsewhere` than on this machine, and either with pins.
 
     Raises:
-        UsageError: Of what was `asked`, by its option, two were that do not.
+        UsageError: Two were asked for that do not; both are named by their options.
     """
-    wanted = [option for option, value in asked.items() if value]
-    if pins and wanted:
-        raise UsageError(f"--pin-fp32 does not go with {wanted[0]}", f"leave --pin-fp32 or {wanted[0]} away")
-    if wanted[:1] == ["--device ssh://"] and wanted[1:]:
-        raise UsageError(f"{wanted[1]} does not search over ssh", f"leave {wanted[1]} or {wanted[0]} away")
+    other, search = ([option for option, value in asked.items() if value] for asked in (elsewhere, searches))
+    if pins and (option := next(iter([*other, *search]), "")):
+        raise UsageError(f"--pin-fp32 does not go with {option}", f"leave --pin-fp32 or {option} away")
+    if other and search:
+        raise UsageError(f"{search[0]} does not go with {other[0]}", f"leave {search[0]} or {other[0]} away")
 
 
 def _pinned(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
@@ -233,6 +235,21 @@ def _pinned(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
     from effvit.export.pinning import pins_from_names
 
     return [replace(run, pins=pins_from_names(names, run.model())) for run in runs]
+
+
+def _require_here(devices: Sequence[Device], backends: Sequence[str]) -> None:
+    """Check what this machine has to have, before the seconds that importing PyTorch and runs takes.
+
+    Raises:
+        UnavailableError: A GPU or a backend that is not here.
+        UnknownNameError: An unknown backend.
+    """
+    check_gpus(devices)
+
+    from effvit.export.base import pick_backend
+
+    for name in backends:
+        pick_backend(name).require()
 
 
 def _advise_baseline(chosen: Sequence[Run], known: Sequence[Run]) -> str:

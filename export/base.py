@@ -228,7 +228,16 @@ class Backend:
             reason = self.unavailable()
         if reason is not None:
             raise BackendUnavailableError(f"{self.name} cannot run here: {reason}", self.install)
-        if precision is not None and precision not in self.precisions:
+        if precision is not None:
+            self.require_precision(precision)
+
+    def require_precision(self, precision: Precision) -> None:
+        """Check that the runtime, wherever it is, takes `precision`.
+
+        Raises:
+            LackingError: It does not compute in this precision.
+        """
+        if precision not in self.precisions:
             known = ", ".join(sorted(self.precisions))
             raise LackingError(f"{self.name} does not run {precision}", f"choose one of: {known}")
 

@@ -43,18 +43,30 @@ class Plan:
     devices: tuple[Device, ...] = (CPU,)
 
     def check(self) -> None:
-        """Check what can be known before anything is made.
+        """Check what can be known before anything is measured here.
 
         Raises:
-            UsageError: A resolution that a run's patch size does not divide, a batch below 1, two runs or devices
-                alike, a device with more cores than there are.
-            UnknownNameError: An unknown backend.
-            UnsupportedError: A backend that computes on none of the devices.
+            UsageError: A device with more cores than there are.
             UnavailableError: A backend or a GPU that is not on this machine.
+            UsageError, UnknownNameError, UnsupportedError: Of `check_cells`.
         """
         check_devices(self.devices)
         for name in self.backends:
             pick_backend(name).require()
+        self.check_cells()
+
+    def check_cells(self) -> None:
+        """Check what can be known of the cells, wherever they are measured.
+
+        Raises:
+            UsageError: A resolution that a run's patch size does not divide, a batch below 1, two runs or devices
+                alike.
+            UnknownNameError: An unknown backend.
+            UnsupportedError: A backend that computes on none of the devices.
+        """
+        if len(set(self.devices)) < len(self.devices):
+            raise UsageError("the same device is named twice", "name every device once")
+        for name in self.backends:
             pick_backend(name).require_device(*(device.kind for device in self.devices))
         for spec in (run.record.spec for run in self.runs):
             for resolution in self.resolutions:
@@ -106,12 +118,10 @@ def check_devices(devices: Sequence[Device]) -> None:
     """Check that this machine has the devices.
 
     Raises:
-        UsageError: Two that are alike, or one with more cores than there are.
+        UsageError: One with more cores than there are.
         UnavailableError: A GPU that is not there.
     """
     check_gpus(devices)
-    if len(set(devices)) < len(devices):
-        raise UsageError("the same device is named twice", "name every device once")
     for device in devices:
         if (device.threads or 1) > usable_cores():
             raise UsageError(f"{device} is more than the {usable_cores()} cores of here", "choose fewer threads")

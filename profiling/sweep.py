@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -73,18 +73,29 @@ def run_sweep(
     """
     plan.check()
     here = capture_environment(effort.threads, name)
-    earlier = [
-        replace(outcome, environment=here)
-        for outcome in read_finished(results)
-        if here.includes(outcome.environment)
-        and not (allow_fallback and outcome.status == "fallback" and outcome.evidence is None)
-    ]
-    if retry_failed:
-        earlier = _reliable(earlier)
+    earlier = kept_outcomes(results, [here], retry_failed=retry_failed, allow_fallback=allow_fallback)
     preparation = prepare(effort, pixels, listener.stage)
     return _Sweep(
         plan, effort, results, earlier, pixels, listener, start, allow_fallback, calibrate, counters, preparation, here
     ).run()
+
+
+def kept_outcomes(
+    results: Path, environments: Collection[Environment], *, retry_failed: bool, allow_fallback: bool
+) -> list[Outcome]:
+    """Return the outcomes in `results` that are not measured again, each with that of `environments` which it is of.
+
+    Raises:
+        ResultError: The file cannot be read.
+    """
+    earlier = [
+        replace(outcome, environment=environment)
+        for outcome in read_finished(results)
+        for environment in environments
+        if environment.includes(outcome.environment)
+        and not (allow_fallback and outcome.status == "fallback" and outcome.evidence is None)
+    ]
+    return _reliable(earlier) if retry_failed else earlier
 
 
 def _reliable(outcomes: list[Outcome]) -> list[Outcome]:

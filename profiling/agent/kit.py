@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from effvit.environment import usable_cores
-from effvit.errors import ArtifactError, ChangedFileError, DataError, UsageError
+from effvit.errors import ArtifactError, ChangedFileError, DataError, UnsupportedError, UsageError
 from effvit.export.base import Artifact, Logits
 from effvit.export.verify import check, compare
 from effvit.profiling.devices import Device
@@ -178,6 +178,10 @@ class KitPreparation(Preparation):
         self._kit, self._blobs = kit, blobs
 
     def _made(self, group: Group, run: Run) -> Artifact | Refusal:
+        try:
+            group.backend.require_device(group.device.kind)
+        except UnsupportedError as error:
+            return Refusal("unsupported", "export", error.message)
         asked = (run.name, group.backend.name, group.precision, group.workload.height, group.workload.width)
         for one in self._kit.artifacts:
             if (one.run, one.backend, one.precision, one.height, one.width) == asked:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from effvit.errors import ExportError, LackingError, MismatchError, UnsupportedError
+from effvit.errors import ExportError, LackingError, MismatchError, UnsupportedError, UsageError
 from effvit.export.base import Artifact, Source, pick_backend
 from effvit.export.build import verified_artifact
-from effvit.export.cache import reference_logits
+from effvit.export.cache import find, make, reference_logits
 from effvit.profiling.agent.archive import code_digest
 from effvit.profiling.agent.kit import BLOBS, KIT, Kit, KitArtifact, KitImages, KitRun, encode
 from effvit.profiling.pixels import Pixels, PixelStore
@@ -53,13 +53,27 @@ def write_kit(packing: Packing, out: Path) -> Kit:
 
 
 def pack(packing: Packing, blobs: Path) -> Kit:
-    """Put the files of a kit that are not there yet into `blobs`, and return the kit.
+    """Put the files of a kit for an agent that are not there yet into `blobs`, and return the kit.
 
     Raises:
         As `write_kit`.
     """
+    _check(packing.plan)
+    return collect(packing, blobs)
+
+
+def collect(packing: Packing, blobs: Path) -> Kit:
+    """Put the files of any kit that are not there yet into `blobs`, and return the kit.
+
+    Raises:
+        UsageError: Two runs have one name, by which a kit tells them apart.
+        EffvitError: Whatever making artifacts and reading images raises.
+    """
     plan, effort = packing.plan, packing.effort
-    _check(plan)
+    names = [run.name for run in plan.runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two runs are called {name}", "rename the folder of one of them")
     images = [
         _packed_images(packing, run, height, width, blobs) for run in plan.runs for height, width in plan.resolutions
     ]
@@ -97,6 +111,8 @@ def _packed_artifacts(packing: Packing, blobs: Path) -> list[KitArtifact]:
     plan = packing.plan
     found: dict[tuple[str, str, Precision, int, int], KitArtifact] = {}
     for group in plan.groups():
+        if group.device.kind not in group.backend.devices:
+            continue  # which the machine that measures says of the cell, and not of the artifact
         for run in plan.runs:
             work = group.workload
             key = (run.name, group.backend.name, group.precision, work.height, work.width)
@@ -114,11 +130,17 @@ def _packed_artifacts(packing: Packing, blobs: Path) -> list[KitArtifact]:
 
 
 def _verified(packing: Packing, group: Group, run: Run) -> Artifact | Refusal:
-    """Return the artifact, verified by the runtime of this machine, too: what is wrong with it is not copied first."""
+    """Return the artifact, verified by the runtime of this machine, too: what is wrong with it is not copied first.
+
+    One for a GPU is verified by the machine that measures it alone.
+    """
     source, effort = group.source(run), packing.effort
-    images = packing.pixels.get(run, source.height, source.width, effort.verify_images)
     try:
-        group.backend.require(group.precision)
+        group.backend.require_precision(group.precision)
+        if not group.on_processor:
+            return find(source, group.backend, group.device.kind) or make(source, group.backend)
+        group.backend.require()
+        images = packing.pixels.get(run, source.height, source.width, effort.verify_images)
         return verified_artifact(source, group.backend, images.path, effort.threads, images.truth)
     except (UnsupportedError, LackingError) as error:
         return Refusal("unsupported", "export", error.message)

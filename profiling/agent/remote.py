@@ -177,7 +177,7 @@ class Following:
             EffvitError: Of the kind that the agent ended with.
         """
         if self._ended is None or self._ended.code:
-            raise _error(self._host, self._ended)
+            raise error_of(self._host, self._ended)
         return list(self._outcomes.values())
 
 
@@ -371,7 +371,8 @@ def _identity(outcome: Outcome) -> tuple[str, str, str, str]:
     return outcome.cell.key, outcome.environment.key, outcome.run, outcome.finished
 
 
-def _error(host: str, ended: Ended | None) -> EffvitError:
+def error_of(host: str, ended: Ended | None) -> EffvitError:
+    """Return the error that an agent on another machine ended with; None: it did not tell how it ended."""
     if ended is None:
         return UnavailableError(f"{host} does not tell how its agent ended", "give the same command again: it goes on")
     kinds = {2: UsageError, 3: UnavailableError}

@@ -74,5 +74,5 @@ def test_what_cannot_be_measured_over_ssh_is_a_sentence(effvit: Effvit, trained:
     refused(effvit("profile", "--device", "ssh://a;b"), 2, "is not the name of a host")
     refused(effvit("profile", "--device", "ssh://-oProxyCommand=x"), 2, "is not the name of a host")
     refused(effvit("profile", "--device", "a b=ssh://pi"), 2, "is no name for a machine")
-    refused(effvit("profile", "--device", "ssh://pi", "--max-batch"), 2, "--max-batch does not search over ssh")
+    refused(effvit("profile", "--device", "ssh://pi", "--max-batch"), 2, "--max-batch does not go with --device ssh://")
     refused(effvit("agent", "clean", "pi"), 2, "names no host")
