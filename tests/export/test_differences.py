@@ -164,6 +164,18 @@ def test_a_fault_of_eight_bits_is_told_from_their_rounding(
     assert compare_blocks(exact, Side(replace(small.artifact, path=str(path)), ORT), images, 1).parted == "block 3"
 
 
+@pytest.mark.slow
+def test_8_bit_blocks_whose_weights_are_equal_are_compared(tmp_path: Path, images: Images) -> None:
+    """The reductions of sra start as the same average: shared by all blocks, ONNX Runtime refuses to repack them."""
+    run = make_run(tmp_path, "sra")
+    small = Side(make(Source(run, 32, 32, Precision.INT8, Quantisation(images=16)), ORT), ORT)
+    comparison = compare_blocks(side(run), small, images, 1)
+    assert [part.part for part in comparison.parts] == ["embedding", *BLOCKS, "logits"]
+    assert comparison.parted is None
+    weights = {weight.name for weight in onnx.load(small.artifact.path).graph.initializer}
+    assert sum(name.startswith("model.blocks.0.attn.reduction_weight") for name in weights) >= 6
+
+
 def test_numbers_that_are_none_are_not_explained(exact: Side, images: Images) -> None:
     broken = images.copy()
     broken[0, 0, 0, 0] = np.nan

@@ -151,7 +151,9 @@ def test_an_int8_graph_has_symmetric_pairs_around_its_layers(int8: onnx.ModelPro
     assert sum(node.op_type == "QuantizeLinear" for node in int8.graph.node) == 2 * (6 * 4 + 2)
 
 
-@pytest.mark.parametrize(("precision", "embedding"), [(Precision.INT8, 1), (Precision.FP8, 0)])
+@pytest.mark.parametrize(
+    ("precision", "embedding"), [(Precision.INT8, 1), pytest.param(Precision.FP8, 0, marks=pytest.mark.slow)]
+)
 def test_products_around_a_softmax_have_symmetric_pairs_if_asked(
     tmp_path: Path, precision: Precision, embedding: int
 ) -> None:
