@@ -1,6 +1,7 @@
 """Energy from the counters that processors (RAPL) and NVIDIA GPUs (NVML) keep, where they may be read.
 
 Where there are none, the power of a board's supplies is read all the time and summed up.
+
 A counter is of the whole machine, not of a process: what else runs is in it. Energy is therefore told twice, all of it
 (gross) and without what the machine took before, while the cell was open and idle (net).
 
@@ -168,7 +169,10 @@ def measure_energy(
         )
         for counter, before, between, after in zip(here.counters, start, middle, end, strict=True)
     )
-    return Energy(windows, images, "; ".join(here.reasons))
+    # A supply that gave nothing did not answer.
+    told = [one for one in windows if not here.polled or min(one.joules, one.idle_joules) > 0]
+    silent = [f"{one.source} did not answer" for one in windows if one not in told]
+    return Energy(tuple(told), images, "; ".join([*here.reasons, *silent]))
 
 
 def _readings(counters: Sequence[Counter]) -> list[float]:

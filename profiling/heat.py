@@ -56,7 +56,9 @@ def heat_of(evidence: Evidence) -> Heat:
 
 def slowed_by(one: Conditions) -> str:
     """Return what slowed the processor, or the GPU, down in a round; empty if nothing did."""
-    return held_back(one) or gpu_held_back(one.gpu, one.wall_s)
+    # Without the number of times, which is another one every round.
+    processor = "heat slowed the processor down" if one.throttled else held_back(one)
+    return processor or gpu_held_back(one.gpu, one.wall_s)
 
 
 def _tells(one: Conditions) -> bool:

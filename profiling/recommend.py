@@ -169,7 +169,8 @@ def _caveats(rows: Sequence[Row], chosen: Row | None) -> Iterator[str]:
             yield f"the choice was {heat}; the rounds that count are those in which nothing did"
     shaken = [row for row in rows if row.unstable and row.reading("slowed.rounds").value]
     if shaken:
-        yield f"{len(shaken)} of {len(rows)} cells are left out because the machine was slowed down: cool it, and retry"
+        left_out = f"{len(shaken)} of {len(rows)} cells are left out because the machine was slowed down"
+        yield f"{left_out}: cool it, and measure them again with --retry-failed"
 
 
 def _entry(row: Row, exact: Sequence[Row], constraints: Constraints, objective: Objective) -> _Entry | None:

@@ -1,6 +1,7 @@
 """Another machine, reached by the system's own ssh, with the user's keys and configuration. Nothing of ours listens.
 
-ssh gives the words of a remote command to a shell there: they are quoted, and nothing that a user names is among them.
+ssh gives the words of a remote command to a shell there: they are quoted, and of what a user names there is only the
+machine's name among them, which is plain.
 """
 
 from __future__ import annotations

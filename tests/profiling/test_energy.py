@@ -240,3 +240,13 @@ def test_a_supply_is_read_all_the_time_while_calls_run(tmp_path: Path) -> None:
     found = readings(energy)
     assert found["board_gross_j"] == pytest.approx(window.joules / 10)
     assert (found["cpu_gross_j"], found["gpu_gross_j"]) == (None, None)
+
+
+def test_a_supply_that_does_not_answer_took_nothing_that_is_known(tmp_path: Path) -> None:
+    root = supply(tmp_path, 1000)
+    here = instruments(tmp_path / "none", NoNvml(), root)
+    (root / "sys/class/hwmon/hwmon1/curr1_input").unlink()
+    energy = measure_energy(here, lambda: 10, idle_s=0.0)
+    assert energy.windows == ()
+    assert energy.note.endswith("ina3221 VDD_IN did not answer")
+    assert set(readings(energy).values()) == {None}

@@ -53,6 +53,13 @@ def test_a_cell_has_the_extremes_of_its_rounds() -> None:
     assert heat_of(evidence) == Heat(50.0, 84.2, 1.5e9, 7.0, 1, 3, (LIMITED,), "cpu-thermal")
 
 
+def test_what_a_counter_counted_is_one_reason_whatever_the_number() -> None:
+    evidence = measured(replace(QUIET, throttled=3), replace(QUIET, throttled=7), QUIET).evidence
+    assert evidence is not None
+    assert heat_of(evidence).reasons == ("heat slowed the processor down",)
+    assert heat_of(evidence).slowed == 2
+
+
 def test_readings_have_units_and_gaps_have_notes() -> None:
     def readings(outcome: Outcome) -> list[Reading]:
         assert outcome.evidence is not None
