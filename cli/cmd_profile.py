@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effvit.cli.hosts import split_devices
+from effvit.cli.launched import alone
 from effvit.cli.options import (
     DEFAULT_RUNS,
     AttentionsOption,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from effvit.run import Run
 
 
+@alone
 def profile(
     run: RunArguments = None,
     attn: AttentionsOption = None,
