@@ -67,7 +67,11 @@ class WeightsRecord:
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """One epoch: mean training loss, accuracy on the held-out part, seconds, and peak memory so far in bytes."""
+    """One epoch: mean training loss, accuracy on the held-out part, seconds, and peak memory so far in bytes.
+
+    `cpu_joules` and `gpu_joules` are what all processors and all GPUs of the machines took in `train_s`, whatever ran
+    on them; None where no counter told, and `energy_note` says why.
+    """
 
     epoch: int
     train_loss: float
@@ -81,6 +85,9 @@ class EpochRecord:
     learning_rate: float
     host_peak_bytes: int | None
     device_peak_bytes: int | None
+    cpu_joules: float | None = None
+    gpu_joules: float | None = None
+    energy_note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

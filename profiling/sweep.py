@@ -8,12 +8,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
 
+from effvit.counters import Instruments, instruments
 from effvit.environment import capture_environment
 from effvit.export.base import Artifact
 from effvit.interruption import uninterrupted
 from effvit.profiling.bench import Bench, known_accuracies
 from effvit.profiling.calibration import calibrated
-from effvit.profiling.energy import Instruments, instruments
 from effvit.profiling.isolate import IsolatedWorker
 from effvit.profiling.measure import Measured, measure_group
 from effvit.profiling.pixels import PixelStore

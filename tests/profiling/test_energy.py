@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from outcomes import make_cell, make_evidence
 
-from effvit.profiling.energy import Instruments, instruments, measure_energy
+from effvit.counters import Instruments, instruments
+from effvit.profiling.energy import measure_energy
 from effvit.profiling.metrics.energy import measure
 from effvit.profiling.records import Energy, EnergyWindow
 
