@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from effvit.cli.launched import alone
 from effvit.cli.options import (
     DEFAULT_RUNS,
     ClassesOption,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from effvit.run import Run
 
 
+@alone
 def evaluate(
     run: RunArguments = None,
     backend: Annotated[str, typer.Option(metavar="NAME", help="runtime, see `effvit list backends`")] = "torch",
@@ -34,6 +36,14 @@ def evaluate(
     eval_images: Annotated[
         int, typer.Option(metavar="N", min=0, help="held-out images, evenly over the classes; 0 is all of them")
     ] = 0,
+    cache: Annotated[
+        Literal["ram", "disk"] | None,
+        typer.Option(
+            metavar="ram|disk",
+            help="decode held-out images once for all sizes, or keep them prepared for the next time",
+            show_default=False,
+        ),
+    ] = None,
     allow_fallback: FallbackOption = False,
     threads: ThreadsOption = None,
     classes: ClassesOption = False,
@@ -63,7 +73,10 @@ def evaluate(
     fallbacks: list[str | None] = []
     evaluated: list[Run] = []
     count = threads or usable_cores()
-    with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
+    with (
+        progress_bars() as progress,
+        PixelStore(CountingBar(progress, "preparing images", "prepared"), cache) as pixels,
+    ):
         for one in resolve_runs(runs, run or [], []):
             for height, width in sizes or [one.record.spec.trained]:
                 source = Source(one, height, width, kind)

@@ -16,7 +16,7 @@ import msgspec
 
 from effvit.accuracy import Accuracy
 from effvit.cached import Cached
-from effvit.data.base import ImageData, load_data
+from effvit.data.base import ImageData, known_data
 from effvit.environment import Environment
 from effvit.errors import (
     CheckpointError,
@@ -26,7 +26,6 @@ from effvit.errors import (
     UsageError,
 )
 from effvit.preprocessing import Preprocessing
-from effvit.progress import Progress, silent
 from effvit.recipe import Recipe
 from effvit.spec import Cost, ModelSpec, file_name
 from effvit.storage import make_folder, sha256_of, storage_errors, write_atomically
@@ -254,14 +253,14 @@ class Run:
         lines = [msgspec.json.encode(epoch) + b"\n" for epoch in self.history()[:count]]
         write_atomically(self.folder / HISTORY, b"".join(lines))
 
-    def data(self, progress: Progress = silent) -> ImageData:
-        """Return the images the run was trained on; `progress` counts those that were checked.
+    def data(self) -> ImageData:
+        """Return the images the run was trained on, which were all decoded once, when it was.
 
         Raises:
             DataError: They are gone, or not the same any more.
         """
         record = self.record.data
-        data = load_data(record.name, skip_corrupt=bool(record.skipped), progress=progress)
+        data = known_data(record.name, record.skipped)
         if data.fingerprint != record.fingerprint:
             raise DataError(
                 f"the images of {record.name} are not those that the run {self.name} was trained on",
