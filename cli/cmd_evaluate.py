@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from effvit.cli.artifacts import is_file, run_around, verified_file
+from effvit.cli.launched import alone
 from effvit.cli.options import (
     DEFAULT_RUNS,
     ClassesOption,
@@ -48,6 +49,7 @@ class Evaluated:
     fallback: str | None
 
 
+@alone
 def evaluate(
     run: Annotated[
         list[str] | None,
@@ -70,6 +72,14 @@ def evaluate(
     eval_images: Annotated[
         int, typer.Option(metavar="N", min=0, help="held-out images, evenly over the classes; 0 is all of them")
     ] = 0,
+    cache: Annotated[
+        Literal["ram", "disk"] | None,
+        typer.Option(
+            metavar="ram|disk",
+            help="decode held-out images once for all sizes, or keep them prepared for the next time",
+            show_default=False,
+        ),
+    ] = None,
     allow_fallback: FallbackOption = False,
     threads: ThreadsOption = None,
     classes: ClassesOption = False,
@@ -105,7 +115,10 @@ def evaluate(
     if names or not files:
         chosen.require(kind)
     found: list[Evaluated] = []
-    with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
+    with (
+        progress_bars() as progress,
+        PixelStore(CountingBar(progress, "preparing images", "prepared"), cache) as pixels,
+    ):
         evaluation = _Evaluation(pixels, eval_images, threads or usable_cores(), allow_fallback)
         for path in files:
             found.append(evaluation.of_file(path, backend))

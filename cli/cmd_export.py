@@ -17,6 +17,7 @@ from effvit.cli.engines import (
     engine_options,
     engine_summary,
 )
+from effvit.cli.launched import alone
 from effvit.cli.options import (
     DEFAULT_RUNS,
     AttentionsOption,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from effvit.spec import Precision
 
 
+@alone
 def export(
     run: RunArguments = None,
     onnx: Annotated[str | None, typer.Option(metavar="PRECISION,...", help="typed ONNX graphs [default: fp32]")] = None,

@@ -151,10 +151,11 @@ def finetune(
         typer.Option(metavar="NAME,...", help="tell tensorboard, mlflow or wandb of every epoch"),
     ] = None,
     cache: Annotated[
-        Literal["ram", "disk"] | None,
+        Literal["ram", "disk", "none"] | None,
         typer.Option(
-            metavar="ram|disk",
-            help="decode training images once, make them no larger than their crops need, and keep them there",
+            metavar="ram|disk|none",
+            help="decode training images once, make them no larger than their crops need, and keep them there "
+            "[default: ram if --recipe is standard or strong, and half of the free memory is enough]",
             show_default=False,
         ),
     ] = None,

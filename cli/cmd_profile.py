@@ -13,6 +13,7 @@ import typer
 from effvit.cli.artifacts import refuse_files
 from effvit.cli.executors import LOCAL, ExecutorOption, RayAddressOption, executor_from_text
 from effvit.cli.hosts import split_devices
+from effvit.cli.launched import alone
 from effvit.cli.options import (
     DEFAULT_RUNS,
     AttentionsOption,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from effvit.run import Run
 
 
+@alone
 def profile(
     run: RunArguments = None,
     attn: AttentionsOption = None,

@@ -84,6 +84,7 @@ def show_run(
         classes_table,
         cost_table,
         curves_table,
+        energy_line,
         memory_line,
         runs_table,
     )
@@ -97,6 +98,7 @@ def show_run(
     show(curves_table(chosen, account.history))
     show(cost_table(account.record, account.history))
     say(memory_line(account.history))
+    say(energy_line(account.history))
     accuracy = account.record.accuracy
     if accuracy is not None:
         names = account.record.data.classes

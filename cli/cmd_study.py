@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effvit.cli.cmd_profile import raise_if_unfinished, show_outcomes
+from effvit.cli.launched import alone
 from effvit.cli.options import (
     DevicesOption,
     JsonOption,
@@ -38,6 +39,7 @@ STUDY_MOST_S = 8.0
 STUDIED = "softmax,atrous,linformer,nystromformer,performer"
 
 
+@alone
 def study(
     context: typer.Context,
     model: Annotated[

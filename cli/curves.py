@@ -9,8 +9,9 @@ from statistics import median
 from rich.table import Table
 
 from effvit.accuracy import Accuracy, top1, top5
+from effvit.energy import EnergyTaken, together
 from effvit.overview import Overview
-from effvit.profiling.report.quantities import ABSENT
+from effvit.profiling.report.quantities import ABSENT, si
 from effvit.run import EpochRecord, Run, RunRecord, ZeroTraining
 from effvit.spec import Workload
 
@@ -106,6 +107,18 @@ def memory_line(history: Sequence[EpochRecord]) -> str:
         for name, field in (("host", "host_peak_bytes"), ("device", "device_peak_bytes"))
     ]
     return "peak memory: " + (", ".join(f"{name} {peak / 2**20:.0f} MiB" for name, peak in peaks if peak) or ABSENT)
+
+
+def energy_line(history: Sequence[EpochRecord]) -> str:
+    """Return what training took in all in a sentence, or why that is not known."""
+    energy = together(EnergyTaken(epoch.cpu_joules, epoch.gpu_joules, epoch.energy_note) for epoch in history)
+    told = [
+        f"{name} {si(joules, 'J')}"
+        for name, joules in (("processors", energy.cpu_joules), ("GPUs", energy.gpu_joules))
+        if joules is not None
+    ]
+    why = energy.note or ("" if told else "it was not counted")
+    return f"energy of training: {', '.join(told) or ABSENT}" + (f" ({why})" if why else "")
 
 
 def before_training(zero: ZeroTraining) -> str:

@@ -12,7 +12,7 @@ from typing import ParamSpec
 
 import typer
 
-from effvit.errors import DeviceMemoryError, EffvitError, PeerError
+from effvit.errors import DeviceMemoryError, EffvitError, PeerError, UsageError
 from effvit.interruption import INTERRUPTED
 from effvit.team import Place, launched_place
 
@@ -45,6 +45,26 @@ def one_voice(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(INTERRUPTED) from interruption
 
     return spoken
+
+
+def alone(command: Callable[P, None]) -> Callable[P, None]:
+    """Refuse to run in several processes, which would measure one another and write the same files.
+
+    Raises:
+        UsageError: When called: a launcher has started more than one.
+    """
+
+    @wraps(command)
+    def only_one(*arguments: P.args, **options: P.kwargs) -> None:
+        processes = launched_place().size
+        if processes > 1:
+            raise UsageError(
+                f"`effvit {command.__name__}` works in one process, and was started in {processes}",
+                "start it without torchrun; `effvit finetune` is what trains in several",
+            )
+        command(*arguments, **options)
+
+    return one_voice(only_one)
 
 
 def _to_be_said(error: EffvitError, place: Place) -> bool:

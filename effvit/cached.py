@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Where = Literal["ram", "disk"]
+Asked = Literal["ram", "disk", "none"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,17 +17,21 @@ from PIL import Image
 
 from effvit.cached import Cached, Where
 from effvit.data.base import ImageData, Sample
-from effvit.decoding import MappedImage, Source, decode, encoding_of, in_threads
+from effvit.decoding import MappedImage, Source, decode, encoding_of, fits, in_threads, is_decoded
 from effvit.errors import DataError, StorageError, UsageError, first_line
+from effvit.images import CACHE_LIMIT_BYTES
 from effvit.memory import available_bytes
 from effvit.progress import Progress, silent
 from effvit.storage import one_at_a_time, remove_unfinished, replacing, user_cache
 
 MEMORY_SHARE = 0.75
 """Of the memory that is free, so much may be filled: the model, its optimiser and its batches need some, too."""
+UNASKED_SHARE = 0.5
+"""Nobody asked for it to be filled, so more of it is left to others."""
 PART = 256
 """Images that are decoded before the next are."""
 FORM = b"effvit/images/1\n"
+WHAT = "decoded training images"
 # At the end of a file, after the height and width of every image: how many there are.
 _END = struct.Struct(f"<Q{len(FORM)}s")
 _SIZES = np.dtype("<u4")
@@ -43,6 +47,23 @@ def cached_for(where: Where, resolution: tuple[int, int], crop_scale: tuple[floa
     return Cached(where, math.ceil(max(resolution) / math.sqrt(middle)))
 
 
+def worth_keeping(data: ImageData, cached: Cached, processes: int) -> bool:
+    """Return whether training images are to be kept in memory although nobody has said so.
+
+    That is if they would otherwise be decoded in every epoch, and as often as there are `processes` on this machine
+    they leave enough memory to others.
+
+    Raises:
+        DataError: An image vanished or became unreadable.
+    """
+    sources = [sample.source for sample in data.train]
+    if all(map(is_decoded, sources)) or fits(sources, CACHE_LIMIT_BYTES):
+        return False
+    free_bytes = available_bytes()
+    size_bytes = sum(_bytes_kept(source, cached.shorter_side) for source in sources)
+    return free_bytes is not None and processes * size_bytes <= UNASKED_SHARE * free_bytes
+
+
 def with_cache(data: ImageData, cached: Cached, progress: Progress) -> ImageData:
     """Return `data` whose training images are decoded already; those held out stay as they are.
 
@@ -53,7 +74,7 @@ def with_cache(data: ImageData, cached: Cached, progress: Progress) -> ImageData
     """
     size_bytes = sum(_bytes_kept(sample.source, cached.shorter_side) for sample in data.train)
     if cached.where == "ram":
-        _require_memory(size_bytes)
+        require_memory(size_bytes, WHAT)
         sources: Sequence[Source] = list(in_threads(lambda sample: _kept(sample, cached), data.train, progress))
     else:
         sources = _on_disk(data.train, cached, size_bytes, progress)
@@ -83,25 +104,30 @@ def _shrunk(height: int, width: int, shorter_side: int) -> tuple[int, int]:
     return round(height * shorter_side / shorter), round(width * shorter_side / shorter)
 
 
-def _require_memory(size_bytes: int) -> None:
+def require_memory(size_bytes: int, what: str) -> None:
+    """Check that `what` would leave enough memory free.
+
+    Raises:
+        UsageError: It would not.
+    """
     free_bytes = available_bytes()
     if free_bytes is not None and size_bytes > MEMORY_SHARE * free_bytes:
         raise UsageError(
-            f"the decoded training images take {size_bytes / 2**20:.0f} MiB, and {free_bytes / 2**20:.0f} MiB of "
-            "memory are free",
+            f"the {what} take {size_bytes / 2**20:.0f} MiB, and {free_bytes / 2**20:.0f} MiB of memory are free",
             "keep them with --cache disk, or leave --cache out",
         )
 
 
 def _on_disk(samples: Sequence[Sample], cached: Cached, size_bytes: int, progress: Progress) -> list[MappedImage]:
     """Return the images in a file that is called after what is in it, and made where there is none yet."""
-    path = user_cache() / "images" / f"{_digest(samples, cached)}.bin"
+    made_by = f"{FORM!r} {cached.shorter_side} Pillow {PIL.__version__}"
+    path = user_cache() / "images" / f"{contents_digest(samples, made_by)}.bin"
     # Whoever comes second waits, and then finds the file.
     with one_at_a_time(path.with_suffix(".lock")):
         sizes = _sizes_in(path)
         if sizes is None or len(sizes) != len(samples):
             remove_unfinished(path)
-            _require_disk(path, size_bytes)
+            require_disk(path, size_bytes, WHAT)
             sizes = _write(path, samples, cached, progress)
     return list(_mapped(path, sizes))
 
@@ -128,9 +154,9 @@ def _mapped(path: Path, sizes: Sequence[tuple[int, int]]) -> Iterator[MappedImag
         offset += 3 * height * width
 
 
-def _digest(samples: Sequence[Sample], cached: Cached) -> str:
-    """Return a hash of the images' contents, and of all else that what is kept of them follows from."""
-    whole = hashlib.sha256(f"{FORM!r} {cached.shorter_side} Pillow {PIL.__version__}".encode())
+def contents_digest(samples: Sequence[Sample], made_by: str) -> str:
+    """Return a hash of the images' contents, and of `made_by`: all else that what is kept of them follows from."""
+    whole = hashlib.sha256(made_by.encode())
     for digest in in_threads(_content_digest, samples, silent):
         whole.update(digest)
     return whole.hexdigest()[:32]
@@ -168,11 +194,15 @@ def _sizes_in(path: Path) -> list[tuple[int, int]] | None:
     return [(height, width) for height, width in sizes.tolist()]
 
 
-def _require_disk(path: Path, size_bytes: int) -> None:
+def require_disk(path: Path, size_bytes: int, what: str) -> None:
+    """Check that `what` has room where the file `path` is to be.
+
+    Raises:
+        StorageError: It has not.
+    """
     free_bytes = shutil.disk_usage(path.parent).free
     if size_bytes > free_bytes:
         raise StorageError(
-            f"the decoded training images take {size_bytes / 2**20:.0f} MiB, and {free_bytes / 2**20:.0f} MiB are free "
-            f"in {path.parent}",
+            f"the {what} take {size_bytes / 2**20:.0f} MiB, and {free_bytes / 2**20:.0f} MiB are free in {path.parent}",
             "free some space, name another folder with the environment variable EFFVIT_CACHE, or leave --cache out",
         )

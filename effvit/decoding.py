@@ -6,7 +6,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -165,6 +165,20 @@ def decoded_bytes(source: Source) -> int:
             return 3 * image.width * image.height
     except DECODE_ERRORS as error:
         raise _refusal(source, error) from error
+
+
+def fits(sources: Iterable[Source], limit_bytes: int) -> bool:
+    """Return whether the decoded images together take at most so much memory.
+
+    Raises:
+        DataError: As `decode`.
+    """
+    total = 0
+    for source in sources:
+        total += decoded_bytes(source)
+        if total > limit_bytes:
+            return False
+    return True
 
 
 def in_threads(work: Callable[[ITEM], RESULT], items: Sequence[ITEM], progress: Progress) -> Iterator[RESULT]:

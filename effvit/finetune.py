@@ -7,27 +7,25 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from effvit.autocast import amp_of, native_amp
 from effvit.backbone import resolution_of
-from effvit.cached import Where
+from effvit.cached import Asked, Cached
 from effvit.claim import claimed
 from effvit.cost import cost_of
 from effvit.data.base import ImageData
-from effvit.decoded import cached_for, with_cache
+from effvit.decoded import cached_for, with_cache, worth_keeping
 from effvit.environment import capture_environment, usable_cores
 from effvit.errors import UnavailableError, UnsupportedError, UsageError
 from effvit.interruption import Interruption
 from effvit.optimisation import Step
 from effvit.preprocessing import preprocessing_of
 from effvit.product import product_macs_per_s
-from effvit.recipe import QUICK, Recipe, check_names, default_recipe
+from effvit.recipe import PRESETS, QUICK, Recipe, checked_changes, default_recipe
 from effvit.run import (
     DataRecord,
     EpochRecord,
@@ -58,7 +56,7 @@ class Finetuning:
     `threads` and `workers` None mean what suits the machine and the data. `teacher` is the folder of an exact run to
     learn from; backbone, resolution, patch and weights that are left out are then its. The state to resume from is
     saved at least every `save_every_s`. `track` names the trackers that are told of every epoch, `cache` where training
-    images are kept decoded, if anywhere.
+    images are kept decoded (None: as the preset has it).
     """
 
     swaps: tuple[Swap, ...]
@@ -74,7 +72,7 @@ class Finetuning:
     save_every_s: float = EVERY_S
     preset: str | None = None
     track: tuple[str, ...] = ()
-    cache: Where | None = None
+    cache: Asked | None = None
 
 
 class Listener:
@@ -141,7 +139,8 @@ def finetune(
         )
     untrained = zero_training(initial, record.spec.backbone, data, device, recipe.amp, team)
     rate = product_macs_per_s(device, amp_of(device, recipe.amp))
-    record = replace(record, zero_training=untrained, product_macs_per_s=rate)
+    cached = team.gathered(record.cached)[0]  # memory may have become short in one of the processes
+    record = replace(record, zero_training=untrained, product_macs_per_s=rate, cached=cached)
     workers = workers_for(request, data, team)
     if record.cached is not None:
         with team.together():
@@ -257,9 +256,9 @@ class _Plan:
 
 
 def _planned(request: Finetuning, data: ImageData) -> _Plan:
-    changes = recipe_changes(request)
+    changes = checked_changes(request.recipe or {})  # before a model is built or downloaded
     device = device_called(request.device)
-    amp_of(device, changes.get("amp"))  # before a model is built or downloaded
+    amp_of(device, changes.get("amp"))
     taught_by = None if request.teacher is None else open_teacher(request.teacher)
     if taught_by is not None:
         request = _following(request, taught_by, data)
@@ -310,17 +309,6 @@ def _following(request: Finetuning, teacher: Run, data: ImageData) -> Finetuning
     )
 
 
-def recipe_changes(request: Finetuning) -> dict[str, Any]:
-    """Return the recipe fields to change, checked: before a model is built or downloaded."""
-    changes = dict(request.recipe or {})
-    check_names(changes)
-    try:
-        msgspec.convert(changes, Recipe)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"a recipe field does not fit: {error}", "see `effvit finetune --help`") from error
-    return changes
-
-
 def _record(request: Finetuning, data: ImageData, initial: InitialModel, recipe: Recipe, team: Team) -> RunRecord:
     model = initial.model
     spec = ModelSpec(
@@ -350,8 +338,17 @@ def _record(request: Finetuning, data: ImageData, initial: InitialModel, recipe:
         warnings=initial.warnings,
         processes=team.size,
         cost=_cost(initial.model, spec),
-        cached=None if request.cache is None else cached_for(request.cache, resolution_of(model), recipe.crop_scale),
+        cached=_cached(request, data, cached_for("ram", resolution_of(model), recipe.crop_scale), team),
     )
+
+
+def _cached(request: Finetuning, data: ImageData, in_memory: Cached, team: Team) -> Cached | None:
+    if request.cache == "none":
+        return None
+    if request.cache is not None:
+        return replace(in_memory, where=request.cache)
+    fast = PRESETS[request.preset or QUICK].fast
+    return in_memory if fast and worth_keeping(data, in_memory, team.place.local_size) else None
 
 
 def _cost(model: VisionTransformer, spec: ModelSpec) -> Cost | None:

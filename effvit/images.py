@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from effvit.data.base import Sample
-from effvit.decoding import decode, decoded_bytes, in_threads, is_decoded
+from effvit.decoding import decode, fits, in_threads, is_decoded
 from effvit.errors import DataError, UnsupportedError, first_line
 from effvit.interruption import leave_to_parent
 from effvit.preprocessing import Preprocessing, evaluation_transform
@@ -52,7 +52,9 @@ class ImageDataset(Dataset[Item]):
         self.samples = samples
         self.transform = transform
         self.cached: list[Image.Image] | None = None
-        if not all(is_decoded(sample.source) for sample in samples) and _fits(samples, cache_bytes):
+        if not all(is_decoded(sample.source) for sample in samples) and fits(
+            (sample.source for sample in samples), cache_bytes
+        ):
             self.cached = list(in_threads(_decoded, samples, progress))
 
     def __len__(self) -> int:
@@ -254,12 +256,3 @@ def _start_worker(number: int) -> None:
 
 def _decoded(sample: Sample) -> Image.Image:
     return decode(sample.source)
-
-
-def _fits(samples: Sequence[Sample], limit_bytes: int) -> bool:
-    total = 0
-    for sample in samples:
-        total += decoded_bytes(sample.source)
-        if total > limit_bytes:
-            return False
-    return True

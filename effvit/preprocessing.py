@@ -113,7 +113,9 @@ def training_transform(
     """
     from timm.data.transforms_factory import create_transform
 
-    transform: Callable[[Image.Image], Tensor] = create_transform(
+    from effvit.augmentation import keeping_any_bits
+
+    transform = create_transform(
         input_size=(3, height, width),
         is_training=True,
         scale=augmentation.crop_scale,
@@ -126,7 +128,7 @@ def training_transform(
         mean=preprocessing.mean,
         std=preprocessing.std,
     )
-    return transform
+    return keeping_any_bits(transform)
 
 
 def normalise(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:

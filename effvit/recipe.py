@@ -111,7 +111,8 @@ class Preset:
     """A recipe by name: what it changes of the one that suits the data.
 
     `epochs` is times the data's own. `changes` are fields of Recipe; `from_pretrained` those that only weights which
-    have learnt something deserve. With `half`, it computes in half precision where the device is made for it.
+    have learnt something deserve. A `fast` one computes in half precision where the device is made for it, and keeps
+    images decoded where memory is plenty.
     """
 
     summary: str
@@ -119,7 +120,7 @@ class Preset:
     epochs: float
     changes: tuple[tuple[str, object], ...] = ()
     from_pretrained: tuple[tuple[str, object], ...] = ()
-    half: bool = False
+    fast: bool = False
 
 
 QUICK = "quick"
@@ -138,7 +139,7 @@ PRESETS: Mapping[str, Preset] = {
             ("ema_decay", 0.999),
         ),
         from_pretrained=(("new_rate", 5.0),),
-        half=True,
+        fast=True,
     ),
     "strong": Preset(
         "the augmentation of DeiT, and three times the epochs for it to pay",
@@ -154,7 +155,7 @@ PRESETS: Mapping[str, Preset] = {
             ("ema_decay", 0.9999),
         ),
         from_pretrained=(("new_rate", 5.0),),
-        half=True,
+        fast=True,
     ),
 }
 
@@ -184,7 +185,7 @@ def default_recipe(
         auto_augment=hints.auto_augment,
         random_erasing=hints.random_erasing,
         distill_weight=DISTILL_WEIGHT if taught else 0.0,
-        amp=native_amp if chosen.half else None,
+        amp=native_amp if chosen.fast else None,
     )
     if from_scratch:
         recipe = replace(recipe, learning_rate=hints.scratch_learning_rate, layer_decay=None)
@@ -209,6 +210,25 @@ def changes_from_texts(pairs: Sequence[tuple[str, object]]) -> dict[str, Any]:
         except msgspec.ValidationError as error:
             raise UsageError(f"{name} cannot be {text!r}: {error}", "see `effvit finetune --show-recipe`") from error
     return changes
+
+
+def checked_changes(changes: Mapping[str, object]) -> dict[str, Any]:
+    """Return fields to change, which are fields of a recipe and have values that one may have.
+
+    Raises:
+        UnknownNameError: There is no such field.
+        UsageError: A value of the wrong type, or outside its range.
+    """
+    check_names(changes)
+    try:
+        recipe = msgspec.convert(changes, Recipe)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"a recipe field does not fit: {error}", "see `effvit finetune --help`") from error
+    if recipe.auto_augment:
+        from effvit.augmentation import require_policy  # and with it torch, which reading a recipe does not need
+
+        require_policy(recipe.auto_augment)
+    return dict(changes)
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -12,14 +12,15 @@ from timm.models.vision_transformer import VisionTransformer
 
 from effvit.autocast import native_amp
 from effvit.backbone import create_backbone
+from effvit.cached import Cached
 from effvit.checkpoint import load_weights, read_weights
 from effvit.claim import claimed
 from effvit.data.base import ImageData
 from effvit.decoded import with_cache
 from effvit.errors import CheckpointError, DataError, UsageError
-from effvit.finetune import Finetuning, Listener, Training, carry_out, device_called, recipe_changes, workers_for
+from effvit.finetune import Finetuning, Listener, Training, carry_out, device_called, workers_for
 from effvit.interruption import Interruption
-from effvit.recipe import default_recipe
+from effvit.recipe import checked_changes, default_recipe
 from effvit.run import LAST, RECORD, WEIGHTS, Run, RunRecord, open_run
 from effvit.run_in_progress import FollowedRun
 from effvit.spec import Swap, mix_name
@@ -92,7 +93,7 @@ def resume(
         workers = workers_for(asked, data, team)
         if run.record.cached is not None:
             with team.together():
-                data = with_cache(data, run.record.cached, listener.caching)
+                data = with_cache(data, _cached(run.record.cached, asked), listener.caching)
         training = Training(run, model, teacher, data, device, workers, keeper, state, team, asked.track)
         return carry_out(training, listener)
 
@@ -142,14 +143,14 @@ def _settings(asked: Finetuning, record: RunRecord, position: Position) -> Itera
         yield "the device", record.device, str(device_called(asked.device))
     if asked.threads is not None:
         yield "a number of threads of", record.environment.threads, asked.threads
-    if asked.cache is not None:
+    if asked.cache is not None and (asked.cache == "none") is not (record.cached is None):
         yield "the cache", "none" if record.cached is None else record.cached.where, asked.cache
     if asked.teacher is not None:
         yield "the teacher", position.teacher, str(asked.teacher.resolve())
 
 
 def _recipe(asked: Finetuning, record: RunRecord, data: ImageData) -> Iterator[tuple[str, object, object]]:
-    changes = recipe_changes(asked)
+    changes = checked_changes(asked.recipe or {})
     if asked.preset is not None:
         from_scratch, taught = record.weights.origin == "random", record.recipe.distill_weight > 0
         whole = default_recipe(
@@ -162,6 +163,11 @@ def _recipe(asked: Finetuning, record: RunRecord, data: ImageData) -> Iterator[t
         changes = {field.name: getattr(whole, field.name) for field in fields(whole)} | changes
     for field, value in changes.items():
         yield field, getattr(record.recipe, field), value
+
+
+def _cached(begun: Cached, asked: Finetuning) -> Cached:
+    """Return where images are kept from now on: memory may have become short, and in either place they are the same."""
+    return begun if asked.cache is None or asked.cache == "none" else replace(begun, where=asked.cache)
 
 
 def _resolved(record: RunRecord, swaps: tuple[Swap, ...]) -> tuple[Swap, ...]:

@@ -16,7 +16,7 @@ import msgspec
 
 from effvit.accuracy import Accuracy
 from effvit.cached import Cached
-from effvit.data.base import ImageData, load_data
+from effvit.data.base import ImageData, known_data
 from effvit.environment import Environment
 from effvit.errors import (
     CheckpointError,
@@ -26,7 +26,6 @@ from effvit.errors import (
     UsageError,
 )
 from effvit.preprocessing import Preprocessing
-from effvit.progress import Progress, silent
 from effvit.recipe import Recipe
 from effvit.spec import Cost, ModelSpec, file_name
 from effvit.storage import make_folder, sha256_of, storage_errors, write_atomically
@@ -67,7 +66,11 @@ class WeightsRecord:
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """One epoch: mean training loss, accuracy on the held-out part, seconds, and peak memory so far in bytes."""
+    """One epoch: mean training loss, accuracy on the held-out part, seconds, and peak memory so far in bytes.
+
+    `cpu_joules` and `gpu_joules` are what all processors and all GPUs of the machines took in `train_s`, whatever ran
+    on them; None where no counter told, and `energy_note` says why.
+    """
 
     epoch: int
     train_loss: float
@@ -81,6 +84,9 @@ class EpochRecord:
     learning_rate: float
     host_peak_bytes: int | None
     device_peak_bytes: int | None
+    cpu_joules: float | None = None
+    gpu_joules: float | None = None
+    energy_note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,14 +254,14 @@ class Run:
         lines = [msgspec.json.encode(epoch) + b"\n" for epoch in self.history()[:count]]
         write_atomically(self.folder / HISTORY, b"".join(lines))
 
-    def data(self, progress: Progress = silent) -> ImageData:
-        """Return the images the run was trained on; `progress` counts those that were checked.
+    def data(self) -> ImageData:
+        """Return the images the run was trained on, which were all decoded once, when it was.
 
         Raises:
             DataError: They are gone, or not the same any more.
         """
         record = self.record.data
-        data = load_data(record.name, skip_corrupt=bool(record.skipped), progress=progress)
+        data = known_data(record.name, record.skipped)
         if data.fingerprint != record.fingerprint:
             raise DataError(
                 f"the images of {record.name} are not those that the run {self.name} was trained on",

@@ -21,7 +21,9 @@ from torch.optim import AdamW
 from effvit.accuracy import Accuracy, balanced_top1, top1, top5
 from effvit.autocast import mixed_precision
 from effvit.compiling import compiled
+from effvit.counters import Instruments, instruments
 from effvit.data.base import ImageData
+from effvit.energy import EnergyMeter, EnergyTaken, together
 from effvit.evaluate import count_correct, merge
 from effvit.images import EvaluationBatches
 from effvit.memory import forget_peak, resident_memory
@@ -69,12 +71,14 @@ def train(
     keeper: StateKeeper | None = None,
     state: State | None = None,
     team: Team | None = None,
+    counters: Callable[[], Instruments] = instruments,
 ) -> Run:
     """Train `model` as the run's recipe says and return the run with its best epoch.
 
     With a frozen `teacher` the loss is in part the distance from its answers, as the recipe's `distill_weight` says.
     After every epoch the last weights, and the best so far, are on disk: whatever ends the training, what was finished
     stays usable. So does the state, which `keeper` keeps: with it, and the model as it was then, the training goes on.
+    `counters` finds this machine's counters of energy.
     Every process of a `team` calls this; only the first one writes.
 
     Raises:
@@ -88,7 +92,8 @@ def train(
     team = team or Team()
     with RunInProgress(run) as progress:
         keeper = keeper or StateKeeper(run.folder, team=team)
-        _Trainer(progress, model, data, device, workers, teacher, keeper, team).train(on_step, on_epoch, state)
+        meter = EnergyMeter(counters())
+        _Trainer(progress, model, data, device, workers, teacher, keeper, team, meter).train(on_step, on_epoch, state)
     with team.together():
         done = progress.run.updated(replace(progress.run.record, status="done"))
         keeper.remove()
@@ -158,8 +163,9 @@ class _Trainer:
         teacher: VisionTransformer | None,
         keeper: StateKeeper,
         team: Team,
+        meter: EnergyMeter,
     ) -> None:
-        self.progress, self.keeper, self.team = progress, keeper, team
+        self.progress, self.keeper, self.team, self.meter = progress, keeper, team, meter
         self.record = progress.run.record
         recipe = self.record.recipe
         self.device, self.recipe = device, recipe
@@ -193,7 +199,9 @@ class _Trainer:
         position = self._begin(state or State(Position("training")))
         for index in range(position.epoch, self.recipe.epochs):
             self.model.train()
+            self.meter.begin()
             best = self.progress.run.record.best
+            begun = position.begun if index == position.epoch else NOT_BEGUN
             epoch = self.optimisation.epoch(
                 index,
                 self.recipe.epochs,
@@ -201,11 +209,12 @@ class _Trainer:
                 self._losses,
                 on_step,
                 None if best is None else best.top1,
-                begun=position.begun if index == position.epoch else NOT_BEGUN,
+                begun=begun,
                 after_step=partial(self._after_step, index),
             )
+            energy = self._energy(begun)
             validation = self._validated(index)
-            record = self._record_of(index, epoch, validation)
+            record = self._record_of(index, epoch, energy, validation)
             with self.team.together():
                 if best is None or record.top1 > best.top1:
                     self.progress.run.save(WEIGHTS, self.kept)
@@ -227,6 +236,7 @@ class _Trainer:
         return state.position
 
     def _after_step(self, index: int, begun: Begun) -> None:
+        self.meter.look()
         if self.average is not None:
             self.average.update(self.model, step=index * len(self.batches) + begun.steps)
         self.keeper.after_step(Position("training", index, begun), self.work)
@@ -261,7 +271,15 @@ class _Trainer:
         GUARD.require_finite(validation.loss, f"on the held-out images after epoch {index + 1}")
         return validation
 
-    def _record_of(self, index: int, epoch: Epoch, validation: Validation) -> EpochRecord:
+    def _energy(self, begun: Begun) -> EnergyTaken:
+        """Return what the machines of the team took in an epoch that was `begun` when it was gone on with."""
+        taken = self.meter.end()
+        if begun.steps and (taken.cpu_joules, taken.gpu_joules) != (None, None):
+            taken = EnergyTaken(None, None, "the epoch was cut short, and its first part was not counted")
+        counted = taken if self.team.place.local_rank == 0 else None  # one process a machine: its counters are of all
+        return together(one for one in self.team.gathered(counted) if one is not None)
+
+    def _record_of(self, index: int, epoch: Epoch, energy: EnergyTaken, validation: Validation) -> EpochRecord:
         accuracy = validation.accuracy
         return EpochRecord(
             epoch=index + 1,
@@ -276,6 +294,9 @@ class _Trainer:
             learning_rate=self.optimisation.learning_rate,
             host_peak_bytes=resident_memory().peak_bytes,
             device_peak_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
+            cpu_joules=energy.cpu_joules,
+            gpu_joules=energy.gpu_joules,
+            energy_note=energy.note,
         )
 
     def _optimisation(self) -> Optimisation:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from effvit.accuracy import Accuracy
+from effvit.counters import NO_INSTRUMENTS, Instruments
 from effvit.memory import available_bytes
-from effvit.profiling.energy import NO_INSTRUMENTS, Instruments
 from effvit.profiling.isolate import IsolatedWorker
 from effvit.profiling.pixels import Pixels, PixelStore
 from effvit.profiling.plan import Effort, Group

@@ -1,12 +1,9 @@
-"""Energy from the counters that processors (RAPL) and NVIDIA GPUs (NVML) keep, where they may be read.
+"""Energy of calls, by the counters of the machine.
 
 Where there are none, the power of a board's supplies is read all the time and summed up.
 
 A counter is of the whole machine, not of a process: what else runs is in it. Energy is therefore told twice, all of it
 (gross) and without what the machine took before, while the cell was open and idle (net).
-
-Source:
-    https://docs.kernel.org/power/powercap/powercap.html
 """
 
 from __future__ import annotations
@@ -15,17 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
+from effvit.counters import POWERCAP, Counter, Device, Instruments, instruments
 from effvit.hardware import ROOT
 from effvit.profiling.hwmon import chips
-from effvit.profiling.nvml import open_nvml
 from effvit.profiling.rails import Rail, rails
 from effvit.profiling.records import Energy, EnergyWindow
 
-POWERCAP = Path("/sys/class/powercap")
 IDLE_S = 1.0
 MEASURED_S = 2.0
 """RAPL counts every millisecond, NVML every 20 to 100: of windows this long they are about a twentieth at the most."""
@@ -33,77 +28,11 @@ MEASURED_S = 2.0
 POLLED_S = 0.05
 
 
-class Counter(Protocol):
-    """What one device has taken so far."""
-
-    device: Literal["cpu", "gpu", "board"]
-    source: str
-
-    def joules(self) -> float:
-        """Return the energy since the counter was made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Instruments:
-    """The counters that can be read here, and why others cannot; `polled` ones have to be read all the time."""
-
-    counters: tuple[Counter, ...]
-    reasons: tuple[str, ...]
-    polled: bool = False
-
-
-NO_INSTRUMENTS = Instruments((), ("no energy counter was looked for",))
-
-
-class RaplCounter:
-    """One processor package; it wraps round after some minutes at full power, and has to be read more often.
-
-    Raises:
-        OSError: The kernel lets only root read it, say.
-    """
-
-    device: Literal["cpu", "gpu", "board"] = "cpu"
-
-    def __init__(self, folder: Path) -> None:
-        self._energy = folder / "energy_uj"
-        self._range_uj = int((folder / "max_energy_range_uj").read_text())
-        self.source = f"RAPL {(folder / 'name').read_text().strip()}"
-        self._last_uj = int(self._energy.read_text())
-        self._total_uj = 0
-
-    def joules(self) -> float:
-        now_uj = int(self._energy.read_text())
-        step_uj = now_uj - self._last_uj
-        self._total_uj += step_uj if step_uj >= 0 else step_uj + self._range_uj
-        self._last_uj = now_uj
-        return self._total_uj * 1e-6
-
-
-class NvmlCounter:
-    """One NVIDIA GPU, Volta or newer.
-
-    Raises:
-        pynvml.NVMLError: The GPU keeps no such counter.
-    """
-
-    device: Literal["cpu", "gpu", "board"] = "gpu"
-
-    def __init__(self, nvml: Any, index: int) -> None:
-        self._nvml = nvml
-        self._handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        self.source = f"NVML GPU {index}"
-        self._start_mj: int = nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
-
-    def joules(self) -> float:
-        now_mj: int = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
-        return (now_mj - self._start_mj) * 1e-3
-
-
 class RailCounter:
     """One supply of a board: its power over time, as straight lines between the moments at which it is read."""
 
     def __init__(self, rail: Rail, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.device: Literal["cpu", "gpu", "board"] = rail.feeds
+        self.device: Device = rail.feeds
         self.source = rail.name
         self._rail, self._clock = rail, clock
         self._alone = threading.Lock()
@@ -122,20 +51,18 @@ class RailCounter:
             return self._total_j
 
 
-def instruments(powercap: Path = POWERCAP, nvml: Any = None, root: Path = ROOT) -> Instruments:
-    """Return the counters of this machine; `nvml` is the module of that interface (None: the installed `pynvml`).
+def all_instruments(powercap: Path = POWERCAP, nvml: Any = None, root: Path = ROOT) -> Instruments:
+    """Return the counters of this machine as `instruments` does, or, where nothing counts, the supplies of its board.
 
-    The supplies of a board below `root` are taken only where nothing else counts: the same energy is in both.
+    The same energy is in both, and supplies, those below `root`, have to be read all the time.
     """
-    rapl, rapl_reason = _rapl_counters(powercap)
-    gpus, gpu_reason = _nvml_counters(nvml)
-    reasons = tuple(filter(None, (rapl_reason, gpu_reason)))
-    if rapl or gpus:
-        return Instruments((*rapl, *gpus), reasons)
+    here = instruments(powercap, nvml)
+    if here.counters:
+        return here
     supplies = tuple(RailCounter(rail) for rail in rails(chips(root)) if rail.watts() is not None)
     if supplies:
-        return Instruments(supplies, reasons, polled=True)
-    return Instruments((), (*reasons, "no labelled supply of a board in /sys"))
+        return Instruments(supplies, here.reasons, polled=True)
+    return Instruments((), (*here.reasons, "no labelled supply of a board in /sys"))
 
 
 def measure_energy(
@@ -198,27 +125,3 @@ def _polling(here: Instruments) -> Iterator[None]:
     finally:
         done.set()
         poller.join()
-
-
-def _rapl_counters(powercap: Path) -> tuple[tuple[Counter, ...], str]:
-    # Packages alone: cores and memory (intel-rapl:0:0) are parts of them, and psys has them in it.
-    folders = sorted(folder for folder in powercap.glob("intel-rapl:*") if folder.name.count(":") == 1)
-    try:
-        packages = [folder for folder in folders if (folder / "name").read_text().startswith("package")]
-        if not packages:
-            return (), f"no RAPL counter in {powercap}"
-        return tuple(RaplCounter(folder) for folder in packages), ""
-    except OSError as error:
-        return (), f"RAPL cannot be read: {(error.strerror or type(error).__name__).lower()}"
-
-
-def _nvml_counters(nvml: Any) -> tuple[tuple[Counter, ...], str]:
-    nvml, reason = open_nvml(nvml)
-    if nvml is None:
-        return (), reason
-    try:
-        count: int = nvml.nvmlDeviceGetCount()
-        counters = tuple(NvmlCounter(nvml, index) for index in range(count))
-    except nvml.NVMLError as error:
-        return (), f"NVML cannot be read: {error}"
-    return counters, "" if counters else "NVML knows no GPU"

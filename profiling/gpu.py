@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from effvit.profiling.nvml import open_nvml
+from effvit.nvml import open_nvml
 
 T = TypeVar("T")
 PROC = Path("/proc")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effvit.data.base import ImageData
+from effvit.cached import Where
+from effvit.data.base import ImageData, Sample
 from effvit.export.decisions import Truth
 from effvit.preprocessing import Preprocessing
 from effvit.profiling.scratch import ScratchFolder
@@ -46,13 +47,15 @@ class Pixels:
 class PixelStore:
     """Keeps pixels in a temporary folder, and removes what killed sweeps left; use it in a `with` block.
 
-    Every subset is drawn over the classes evenly and by a fixed seed, so that all variants see the same images.
+    Every subset is drawn over the classes evenly and by a fixed seed, so that all variants see the same images. With
+    the `cache` "ram" images are decoded once for all sizes; with "disk" pixels stay for later stores.
     """
 
-    def __init__(self, progress: Progress = silent) -> None:
+    def __init__(self, progress: Progress = silent, cache: Where | None = None) -> None:
         self._folder = ScratchFolder()
-        self._progress = progress
+        self._progress, self._cache = progress, cache
         self._data: dict[tuple[str, str], ImageData] = {}  # name and fingerprint
+        self._decoded: dict[tuple[str, str], tuple[Sample, ...]] = {}
         self._pixels: dict[tuple[str, Preprocessing, int, int, int], Pixels] = {}
 
     def __enter__(self) -> Self:
@@ -71,7 +74,7 @@ class PixelStore:
         """
         key = (run.record.data.name, run.record.data.fingerprint)
         if key not in self._data:
-            self._data[key] = run.data(self._progress)
+            self._data[key] = run.data()
         return self._data[key]
 
     def get(self, run: Run, height: int, width: int, at_most: int) -> Pixels:
@@ -79,25 +82,49 @@ class PixelStore:
 
         Raises:
             DataError: The images are gone, damaged, or not the same any more.
-            StorageError: The temporary folder is full.
+            StorageError: The temporary folder, or the disk of the cache, is full.
+            UsageError: Decoded images do not fit into memory.
         """
         record = run.record
         key = (record.data.name, record.preprocessing, height, width, at_most)
         if key not in self._pixels:
-            from effvit.images import evaluation_pixels  # and with it torch, which reading stored pixels does not need
-
             val = self.data_of(run).val
             some = stratified_subset(val, at_most, seed=0) if 0 < at_most < len(val) else val
-            path = self._folder.path / f"{len(self._pixels)}.npy"
-            pixels = evaluation_pixels(some, record.preprocessing, height, width, self._progress)
-            with storage_errors(path):
-                np.save(path, pixels)
             position = {id(sample): index for index, sample in enumerate(val)}
+            positions = [position[id(sample)] for sample in some]
+            path = self._file(run, positions, height, width)
             names = tuple(
-                f"image {position[id(sample)]}" if isinstance(sample.source, np.ndarray) else str(sample.source)
-                for sample in some
+                f"image {index}" if isinstance(sample.source, np.ndarray) else str(sample.source)
+                for index, sample in zip(positions, some, strict=True)
             )
-            places = f"{record.data.fingerprint} {[position[id(sample)] for sample in some]}"
-            identity = hashlib.sha256(places.encode()).hexdigest()[:16]
+            identity = hashlib.sha256(f"{record.data.fingerprint} {positions}".encode()).hexdigest()[:16]
             self._pixels[key] = Pixels(path, [sample.label for sample in some], len(val), names, identity)
         return self._pixels[key]
+
+    def _file(self, run: Run, positions: list[int], height: int, width: int) -> Path:
+        """Return a file with the held-out images at these positions."""
+        preprocessing = run.record.preprocessing
+        val = self._held_out(run)
+        some = [val[index] for index in positions]
+        if self._cache == "disk":
+            from effvit.prepared import on_disk  # and with it Pillow, as below
+
+            return on_disk(some, preprocessing, height, width, self._progress)
+        from effvit.images import evaluation_pixels  # and with it torch, which reading stored pixels does not need
+
+        path = self._folder.path / f"{len(self._pixels)}.npy"
+        pixels = evaluation_pixels(some, preprocessing, height, width, self._progress)
+        with storage_errors(path):
+            np.save(path, pixels)
+        return path
+
+    def _held_out(self, run: Run) -> tuple[Sample, ...]:
+        val = self.data_of(run).val
+        if self._cache != "ram":
+            return val
+        key = (run.record.data.name, run.record.data.fingerprint)
+        if key not in self._decoded:
+            from effvit.prepared import in_memory  # and with it Pillow, which images in files do not need
+
+            self._decoded[key] = in_memory(val, self._progress)
+        return self._decoded[key]

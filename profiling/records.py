@@ -238,7 +238,8 @@ class Training:
     """What the fine-tuning of a run took: `seconds` for its `epochs`, and those of attention transfer before them.
 
     `images_per_s` is the rate of the last epoch, `top1` that of the best one on the held-out images, and the peaks are
-    those of the process, None where they were not available.
+    those of the process, None where they were not available. `cpu_joules` and `gpu_joules` are what the machines took
+    in the `epochs`; None where no counter told, and `energy_note` says why.
     """
 
     epochs: int
@@ -247,6 +248,9 @@ class Training:
     top1: float
     host_peak_bytes: int | None
     device_peak_bytes: int | None
+    cpu_joules: float | None = None
+    gpu_joules: float | None = None
+    energy_note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
 
+from effvit.counters import Instruments
 from effvit.environment import Environment, capture_environment
 from effvit.export.base import Artifact
 from effvit.interruption import uninterrupted
 from effvit.profiling.bench import Bench, known_accuracies
 from effvit.profiling.calibration import calibrated
-from effvit.profiling.energy import Instruments, instruments
+from effvit.profiling.energy import all_instruments
 from effvit.profiling.isolate import IsolatedWorker
 from effvit.profiling.measure import Measured, measure_group
 from effvit.profiling.pixels import PixelStore
@@ -53,7 +54,7 @@ def run_sweep(
     allow_fallback: bool = False,
     start: Callable[[float], IsolatedWorker] = IsolatedWorker,
     calibrate: Calibrate = calibrated,
-    counters: Callable[[], Instruments] = instruments,
+    counters: Callable[[], Instruments] = all_instruments,
     prepare: Prepare = Preparation,
     name: str = "",
 ) -> list[Outcome]:

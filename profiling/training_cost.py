@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from effvit.energy import EnergyTaken, together
 from effvit.errors import CheckpointError
 from effvit.profiling.records import Training
 from effvit.run import Run
@@ -17,6 +18,7 @@ def training_cost(run: Run) -> Training | None:
         return None
     transfer = run.record.transfer
     before_s = sum(epoch.train_s for epoch in transfer.epochs) if transfer else 0.0
+    energy = together(EnergyTaken(epoch.cpu_joules, epoch.gpu_joules, epoch.energy_note) for epoch in epochs)
     return Training(
         epochs=len(epochs),
         seconds=before_s + sum(epoch.train_s for epoch in epochs),
@@ -24,4 +26,7 @@ def training_cost(run: Run) -> Training | None:
         top1=max(epoch.top1 for epoch in epochs),
         host_peak_bytes=epochs[-1].host_peak_bytes,
         device_peak_bytes=epochs[-1].device_peak_bytes,
+        cpu_joules=energy.cpu_joules,
+        gpu_joules=energy.gpu_joules,
+        energy_note=energy.note,
     )

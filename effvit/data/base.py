@@ -188,6 +188,25 @@ def load_data(name_or_path: str, *, skip_corrupt: bool = False, progress: Progre
             + first_of([f"{image.name} ({reason})" for image, reason in bad.items()]),
             "repair or remove them, or leave them out with --skip-corrupt",
         )
+    return _without(found, bad)
+
+
+def known_data(name: str, skipped: Collection[str]) -> ImageData:
+    """Load a data set of which every image was decoded earlier, and `skipped` are the ones that could not be.
+
+    What has been damaged since is found where it is decoded.
+
+    Raises:
+        DataError: The data set is gone, or cannot be used.
+        UnavailableError: It has to be downloaded, and cannot be.
+    """
+    found = find_data(name)
+    # Both parts may have an image of the name.
+    suspects = [image for part in found.parts for image in part.images if image.name in skipped]
+    return _without(found, _reasons(suspects, silent))
+
+
+def _without(found: Found, bad: Collection[FoundImage]) -> ImageData:
     train, val = split_parts(found, bad)
     return ImageData(
         name=found.name,
@@ -294,11 +313,15 @@ def _entry(image: FoundImage) -> Entry:
 
 def _unusable(found: Found, progress: Progress) -> dict[FoundImage, str]:
     """Why each damaged image cannot be decoded, in order; what is in memory already needs no decoding."""
+    encoded = [image for part in found.parts for image in part.images if not isinstance(image.source, np.ndarray)]
+    return _reasons(encoded, progress)
+
+
+def _reasons(images: Sequence[FoundImage], progress: Progress) -> dict[FoundImage, str]:
     from effvit.decoding import in_threads, why_unusable
 
-    encoded = [image for part in found.parts for image in part.images if not isinstance(image.source, np.ndarray)]
-    reasons = in_threads(why_unusable, [image.source for image in encoded], progress)
-    return {image: reason for image, reason in zip(encoded, reasons, strict=True) if reason is not None}
+    reasons = in_threads(why_unusable, [image.source for image in images], progress)
+    return {image: reason for image, reason in zip(images, reasons, strict=True) if reason is not None}
 
 
 def _require_every_class(found: Found, part: Part, reason: str) -> None:

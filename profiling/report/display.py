@@ -159,6 +159,13 @@ def _training_memory(training: Training) -> str:
     return _optional(training.device_peak_bytes or training.host_peak_bytes, quantities.size)
 
 
+def _training_energy(training: Training) -> str:
+    """Return what processors and GPUs took, as far as they tell."""
+    parts = (("processors", training.cpu_joules), ("GPUs", training.gpu_joules))
+    told = [f"{name} {quantities.si(joules, 'J')}" for name, joules in parts if joules is not None]
+    return ", ".join(told) or ABSENT
+
+
 def _standing(price: str) -> Callable[[Row], str]:
     words = {"front": "on the front", "near": "not distinguishable", "beaten": "beaten", None: ABSENT}
     return lambda row: words[row.standing(price)]
@@ -209,6 +216,7 @@ MORE = (
     Column("epochs", lambda row: _trained(row, lambda training: str(training.epochs))),
     Column("training images/s", lambda row: _trained(row, lambda training: quantities.si(training.images_per_s, ""))),
     Column("training memory", lambda row: _trained(row, _training_memory)),
+    Column("training energy", lambda row: _trained(row, _training_energy), numeric=False),
     Column("top-1 after training", lambda row: _trained(row, lambda training: f"{100 * training.top1:.1f} %")),
     *(Column(title, _size_of(f"memory.{title.lower()}_bytes")) for title in LEDGER),
     *(Column(f"front by {price.name}", _standing(price.name), numeric=False) for price in PRICES),

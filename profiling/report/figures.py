@@ -273,7 +273,8 @@ FIGURES = (
         (TRAINING, TRAINED_TOP1),
         training_cost,
         (
-            "attention", "run", "trained", "epochs", "training images/s", "training memory", "top-1 after training",
+            "attention", "run", "trained", "epochs", "training images/s", "training memory", "training energy",
+            "top-1 after training",
         ),
     ),
 )  # fmt: skip

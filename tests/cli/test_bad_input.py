@@ -62,6 +62,7 @@ def pictures(tmp_path: Path) -> Path:
         (["--data", "table:nowhere"], ["there are no tables at nowhere"]),
         (["--data", "hf:a b"], ["does not name a data set on the hub"]),
         (["--cache", "disc"], ["'disc' is not one of", "disk"]),
+        (["--set", "auto_augment=rand-m9-inc"], ["auto_augment cannot be 'rand-m9-inc'", "rand-m9-mstd0.5-inc1"]),
     ],
 )
 def test_what_cannot_be_fine_tuned(effvit: Effvit, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
@@ -203,6 +204,13 @@ def test_a_runtime_that_is_not_here_is_exit_3_when_named(effvit: Effvit, runs: P
     if pick_backend("tensorrt").unavailable() is None:
         pytest.skip("TensorRT is here")
     refused(effvit(command, "lin", "--backend", "tensorrt"), 3, "tensorrt cannot run here", "pip install")
+
+
+@pytest.mark.parametrize("command", ["study", "profile", "evaluate", "export"])
+def test_measuring_in_several_processes(effvit: Effvit, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    refused(effvit(command), 2, f"`effvit {command}` works in one process, and was started in 4", "without torchrun")
 
 
 @pytest.mark.parametrize("change", ["gone", "changed"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from effvit import autocast
 from effvit.autocast import amp_of, mixed_precision
@@ -51,3 +52,21 @@ def test_asked_for_a_type_products_are_computed_in_it(tmp_path: Path, monkeypatc
     for amp, dtype in autocast.DTYPES.items():
         with mixed_precision(CPU, amp):  # type: ignore[arg-type]
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_a_processor_is_spared_what_takes_it_longer_in_half_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor(tmp_path, monkeypatch, "avx512_bf16")
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 17, 64).bfloat16().requires_grad_() for _ in range(3))
+    images, weight = torch.randn(2, 3, 32, 32), torch.randn(8, 3, 16, 16)
+    with mixed_precision(CPU, "bf16"):
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=torch.zeros(17, 17).bfloat16())
+        embedded = F.conv2d(images, weight, stride=16)
+    exact = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    assert torch.equal(mixed, exact.bfloat16())
+    assert torch.equal(embedded, F.conv2d(images, weight, stride=16))
+    mixed.sum().backward()
+    assert q.grad is not None
+    assert q.grad.dtype == torch.bfloat16

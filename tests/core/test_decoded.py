@@ -19,9 +19,9 @@ from torchvision.transforms.functional import pil_to_tensor
 from training_program import request
 
 from effvit import decoded
-from effvit.cached import Cached, Where
+from effvit.cached import Asked, Cached, Where
 from effvit.data.base import ImageData, load_data
-from effvit.decoded import cached_for, with_cache
+from effvit.decoded import cached_for, with_cache, worth_keeping
 from effvit.decoding import MappedImage, decode
 from effvit.errors import DataError, StorageError, UsageError
 from effvit.finetune import Finetuning, Listener, finetune
@@ -249,7 +249,9 @@ def test_a_cached_run_that_goes_on_ends_as_one_that_was_never_cut_short(
         finetune(asked, data, out=tmp_path, name="cut", listener=CutAt())
     for made in cache.glob("*"):  # a cache is what can be made again
         made.unlink()
-    resumed = resume(open_run(tmp_path / "cut"), Finetuning(()), data)
+    elsewhere: Where = "ram" if where == "disk" else "disk"  # kept there, images are the same
+    resumed = resume(open_run(tmp_path / "cut"), Finetuning((), cache=elsewhere), data)
+    assert resumed.record.cached == whole.record.cached
     assert (resumed.folder / WEIGHTS).read_bytes() == (whole.folder / WEIGHTS).read_bytes()
     plain = finetune(replace(asked, cache=None), data, out=tmp_path, name="plain")
     assert plain.record.cached is None
@@ -262,6 +264,42 @@ def test_a_run_without_a_cache_does_not_go_on_with_one(data: ImageData, tmp_path
         finetune(asked, data, out=tmp_path, name="cut", listener=CutAt())
     with pytest.raises(UsageError, match="the run cut was begun with the cache none, not ram"):
         resume(open_run(tmp_path / "cut"), Finetuning((), cache="ram"), data)
+
+
+@pytest.mark.parametrize(
+    ("preset", "cache", "free", "kept"),
+    [
+        ("standard", None, 2.0, "ram"),
+        ("standard", None, 1.9, None),  # less than half would be left
+        ("standard", "none", 9.0, None),
+        ("standard", "disk", 9.0, "disk"),
+        ("quick", None, 9.0, None),
+    ],
+)
+def test_longer_recipes_keep_images_where_memory_is_plenty(
+    data: ImageData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    preset: str,
+    cache: Asked,
+    free: float,
+    kept: Where,
+) -> None:
+    asked = replace(request(batch=4, epochs=1), preset=preset, cache=cache)
+    # 12 or 13 of 16 are to train on; those of 60 x 50 px become 44 x 37 ones.
+    sizes_bytes = sum(3 * (44 * 37 if image.shape[0] == 50 else 30 * 36) for image in pixels(data))
+    monkeypatch.setattr(decoded, "available_bytes", lambda: int(free * sizes_bytes))
+    monkeypatch.setattr(decoded, "CACHE_LIMIT_BYTES", sizes_bytes)  # they are larger before they are kept
+    run = finetune(asked, data, out=tmp_path, name="run")
+    assert run.record.cached == (None if kept is None else Cached(kept, 37))
+
+
+def test_what_is_kept_in_memory_anyway_is_kept_as_it_is(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not worth_keeping(data, Cached("ram", 37), 1)
+    monkeypatch.setattr(decoded, "CACHE_LIMIT_BYTES", 1)
+    assert worth_keeping(data, Cached("ram", 37), 1)
+    assert not worth_keeping(data, Cached("ram", 37), 10**9)  # each of the processes keeps its own
+    assert not worth_keeping(with_cache(data, Cached("ram", 37), silent), Cached("ram", 37), 1)
 
 
 def test_nothing_is_kept_in_memory_twice(data: ImageData) -> None:

@@ -146,6 +146,14 @@ def test_one_process_says_what_ended_all(tmp_path: Path) -> None:
     assert [(tmp_path / f"{rank}.out").read_text() for rank in range(2)] == ["", ""]
 
 
+def test_what_trains_nothing_together_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    assert launch(use_command_line, tmp_path, "study", "--out", str(tmp_path / "study")) == [2, 2]
+    first, second = said(tmp_path)
+    assert first.startswith("error: `effvit study` works in one process, and was started in 2\n\nhint: start it")
+    assert second == ""
+    assert not (tmp_path / "study").exists()
+
+
 def test_without_a_launcher_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)

@@ -11,7 +11,8 @@ import pytest
 from outcomes import make_cell, make_evidence
 from trees import JETSON_ORIN_NANO, chip, draw
 
-from effvit.profiling.energy import Instruments, RailCounter, instruments, measure_energy
+from effvit.counters import Instruments, instruments
+from effvit.profiling.energy import RailCounter, all_instruments, measure_energy
 from effvit.profiling.hwmon import chips
 from effvit.profiling.metrics.energy import measure
 from effvit.profiling.rails import rails
@@ -151,7 +152,7 @@ def test_without_a_counter_nothing_is_run_and_the_reason_is_told(tmp_path: Path)
     def run() -> int:
         raise AssertionError("a pass that tells nothing takes time")
 
-    energy = measure_energy(instruments(tmp_path, NoNvml(), tmp_path), run)
+    energy = measure_energy(all_instruments(tmp_path, NoNvml(), tmp_path), run)
     reasons = f"no RAPL counter in {tmp_path}; NVML cannot be read: Driver Not Loaded"
     assert energy == Energy((), 0, f"{reasons}; no labelled supply of a board in /sys")
     evidence = replace(make_evidence(make_cell()), energy=energy)
@@ -169,7 +170,7 @@ def test_a_counter_that_only_root_reads_is_no_counter(tmp_path: Path, monkeypatc
         return read(path, *arguments)
 
     monkeypatch.setattr(Path, "read_text", refuse)  # for root, who runs tests in containers, no file is closed
-    here = instruments(tmp_path, NoNvml(), tmp_path)
+    here = all_instruments(tmp_path, NoNvml(), tmp_path)
     assert here.counters == ()
     assert here.reasons[0] == "RAPL cannot be read: permission denied"
 
@@ -212,11 +213,11 @@ def test_a_supply_is_summed_up_from_one_moment_to_the_next(tmp_path: Path) -> No
 
 def test_a_board_is_metered_as_a_whole_where_nothing_else_counts(tmp_path: Path) -> None:
     root = draw(tmp_path / "root", JETSON_ORIN_NANO)
-    here = instruments(tmp_path, NoNvml(), root)
+    here = all_instruments(tmp_path, NoNvml(), root)
     assert [(one.device, one.source) for one in here.counters] == [("board", "ina3221 VDD_IN")]
     assert here.polled
     zone(tmp_path, "0", "package-0", 0)
-    counted = instruments(tmp_path, NoNvml(), root)
+    counted = all_instruments(tmp_path, NoNvml(), root)
     assert [one.source for one in counted.counters] == ["RAPL package-0"]
     assert not counted.polled
 
@@ -231,7 +232,7 @@ def test_a_supply_is_read_all_the_time_while_calls_run(tmp_path: Path) -> None:
         supply(root, 1000)
         return 10
 
-    energy = measure_energy(instruments(tmp_path / "none", NoNvml(), root), run, idle_s=0.1)
+    energy = measure_energy(all_instruments(tmp_path / "none", NoNvml(), root), run, idle_s=0.1)
     (window,) = energy.windows
     assert window.device == "board"
     assert 4.0 < window.joules / window.seconds <= 25.0
@@ -244,7 +245,7 @@ def test_a_supply_is_read_all_the_time_while_calls_run(tmp_path: Path) -> None:
 
 def test_a_supply_that_does_not_answer_took_nothing_that_is_known(tmp_path: Path) -> None:
     root = supply(tmp_path, 1000)
-    here = instruments(tmp_path / "none", NoNvml(), root)
+    here = all_instruments(tmp_path / "none", NoNvml(), root)
     (root / "sys/class/hwmon/hwmon1/curr1_input").unlink()
     energy = measure_energy(here, lambda: 10, idle_s=0.0)
     assert energy.windows == ()

@@ -14,9 +14,9 @@ from outcomes import CALIBRATION, make_outcome, make_samples
 from sweep_program import QUICK
 from untrained_runs import make_run
 
+from effvit.counters import Instruments
 from effvit.export.base import pick_backend
 from effvit.export.pins import AUTO, PinCost, Pinned
-from effvit.profiling.energy import Instruments
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Group, Plan
 from effvit.profiling.records import Cell, Outcome

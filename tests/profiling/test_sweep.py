@@ -21,6 +21,7 @@ from outcomes import CALIBRATION
 from sweep_program import QUICK
 from untrained_runs import make_run
 
+from effvit.counters import Instruments
 from effvit.errors import (
     BackendUnavailableError,
     CheckpointError,
@@ -34,7 +35,7 @@ from effvit.export.base import backends
 from effvit.profiling.confinement import Confinement
 from effvit.profiling.devices import CPU, Device
 from effvit.profiling.disturbance import PROC_STAT
-from effvit.profiling.energy import MEASURED_S, Instruments
+from effvit.profiling.energy import MEASURED_S
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan, available_backends
 from effvit.profiling.records import CallWork, Outcome
