@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effvit.cli.options import JsonOption
-from effvit.cli.output import say, show, write, write_json
+from effvit.cli.output import CountingBar, progress_bars, say, show, write, write_json
 from effvit.errors import RegressionError, UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def compare(
     limits = [limit_from_text(text, known) for text in fail_on or (DEFAULT_LIMITS if known else ())]
     if len({limit.name for limit in limits}) < len(limits):
         raise UsageError("--fail-on limits a metric twice", "give one limit for each metric")
-    comparison = comparing.compare(files[:-1], files[-1], limits, floor)
+    with progress_bars() as progress:
+        bar = CountingBar(progress, "comparing cells", "compared", "cells")
+        comparison = comparing.compare(files[:-1], files[-1], limits, floor, bar)
     _write(comparison, markdown, json=json)
     if comparison.failing:
         raise _regression(comparison)

@@ -51,6 +51,7 @@ from effvit.spec import BASELINE
 if TYPE_CHECKING:
     from effvit.profiling.devices import Device
     from effvit.profiling.records import Outcome
+    from effvit.profiling.report.rows import Row
     from effvit.run import Run
 
 
@@ -266,8 +267,8 @@ def _advise_baseline(chosen: Sequence[Run], known: Sequence[Run]) -> str:
     return f"to see what they gain, make a softmax run with `effvit finetune {backbone}` and name it beside them"
 
 
-def show_outcomes(outcomes: list[Outcome], *, json: bool) -> None:
-    """Print outcomes to stdout: a table, or JSON."""
+def show_outcomes(outcomes: Sequence[Outcome], rows: Sequence[Row] | None = None, *, json: bool) -> None:
+    """Print outcomes to stdout: as a table of their `rows`, which are made unless they are there, or as JSON."""
     if json:
         import msgspec
 
@@ -276,7 +277,7 @@ def show_outcomes(outcomes: list[Outcome], *, json: bool) -> None:
     from effvit.profiling.report.rows import make_rows
     from effvit.profiling.report.terminal import render
 
-    show(render(make_rows(outcomes)))
+    show(render(make_rows(outcomes) if rows is None else rows))
 
 
 def raise_if_unfinished(outcomes: list[Outcome], *, allow_fallback: bool = False) -> None:

@@ -72,10 +72,10 @@ def recommend(
     said beside it. Several machines, devices or data sets have a recommendation each. Ends with exit code 4 where
     nothing keeps the limits.
     """
+    from effvit.cli.reporting import rows_of
     from effvit.profiling.limits import share_from_text
     from effvit.profiling.recommend import OBJECTIVES, Constraints
     from effvit.profiling.recommend import recommend as recommended
-    from effvit.profiling.report.rows import make_rows
     from effvit.profiling.results import latest, read
 
     constraints = Constraints(
@@ -92,7 +92,7 @@ def recommend(
         batches=None if batch is None else set(batches_from_text(batch)),
     )
     files = results or [runs / "results.jsonl"]
-    rows = make_rows(latest(outcome for file in files for outcome in read(file)))
+    rows = rows_of(latest(outcome for file in files for outcome in read(file)))
     kept = {id(row) for row in rows if wanted.keeps(row)}
     if not kept:
         raise UsageError(f"none of the {len(rows)} cells is of the kind that is asked for", _available(rows))
@@ -148,20 +148,24 @@ def _write(recommendations: Sequence[Recommendation], objective: str, *, json: b
 
         write_json(msgspec.json.encode(recommendations))
         return
-    from effvit.cli.recommendation import lines
+    from effvit.profiling.report.advice import lines
 
     several = len(recommendations) > 1
     show("\n\n".join("\n".join(lines(one, objective, several=several)) for one in recommendations))
 
 
 def _nothing(recommendations: Sequence[Recommendation]) -> ConstraintError:
-    from effvit.cli.recommendation import how_near
+    from effvit.profiling.report.advice import how_near, why_none
 
-    near = [text for one in recommendations if (text := how_near(one))]
     considered = sum(one.considered for one in recommendations)
-    message = (
-        f"none of {considered} cells keeps the limits" if considered else "no cell has the numbers that are needed"
-    )
+    if not considered:
+        again = "measure again, on a quiet machine: `effvit profile --retry-failed`"
+        other = "choose another --objective, or measure that as well"
+        return ConstraintError(
+            why_none(recommendations), other if any(one.lacking for one in recommendations) else again
+        )
+    near = [text for one in recommendations if (text := how_near(one))]
+    message = f"none of {considered} cells keeps the limits"
     return ConstraintError(
         f"{message}; the nearest is {near[0]}" if near else message,
         "allow more of what it exceeds, or measure other variants, sizes or precisions",

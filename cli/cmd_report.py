@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from effvit.cli.cmd_profile import show_outcomes
 from effvit.cli.options import DEFAULT_RUNS, JsonOption, RunsOption
 from effvit.cli.output import say
 
@@ -27,11 +26,10 @@ def report(
     json: JsonOption = False,
 ) -> None:
     """Write the report of result files: one self-contained HTML page, CSV, Markdown, and every figure."""
-    from effvit.profiling.report.writer import write_report
+    from effvit.cli.reporting import write_and_show
     from effvit.profiling.results import latest, read
 
     files = results or [runs / "results.jsonl"]
     outcomes = latest(outcome for file in files for outcome in read(file))
-    written = write_report(outcomes, out or files[0].parent / "report")
-    show_outcomes(outcomes, json=json)
+    _, written = write_and_show(outcomes, out or files[0].parent / "report", json=json)
     say(f"report: {written.html}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from effvit.cli.cmd_profile import raise_if_unfinished, show_outcomes
+from effvit.cli.cmd_profile import raise_if_unfinished
 from effvit.cli.launched import alone
 from effvit.cli.options import (
     DevicesOption,
@@ -123,12 +123,12 @@ def study(
         raise UsageError(f"a study trains at one size, not at {train_res}", "use one study for each size")
 
     from effvit.cli.forecasting import say_time, show_forecast
+    from effvit.cli.reporting import write_and_show
     from effvit.cli.studying import carry_out, show_choice
     from effvit.cli.training import warn_of_skipped
     from effvit.data.base import load_data
     from effvit.environment import usable_cores
     from effvit.profiling.plan import Effort, exported_backends
-    from effvit.profiling.report.writer import write_report
     from effvit.profiling.study import RESULTS, Study
     from effvit.surgery import pick_variant
 
@@ -175,10 +175,9 @@ def study(
         show_forecast(request, images, folder, effort, json=json)
         return
     outcomes = carry_out(request, images, folder, effort, description)
-    written = write_report(outcomes, folder / "report")
-    show_outcomes(outcomes, json=json)
+    rows, written = write_and_show(outcomes, folder / "report", json=json)
     if not json:
-        show_choice(outcomes, folder / RESULTS)
+        show_choice(rows, folder / RESULTS)
     say(f"report: {written.html}")
     say_time(folder, request)
     raise_if_unfinished(outcomes)

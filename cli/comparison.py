@@ -99,7 +99,8 @@ def verdict_text(cell: CellChange) -> str:
         return f"cannot be told: {'; '.join(f'{alias(one.name)}: {one.note}' for one in doubtful)}"
     if cell.verdict == "failed now":
         return f"failed now, {(cell.status_now or '').replace('_', ' ')}: {cell.reason}"
-    return f"{cell.verdict}: {cell.reason}" if cell.reason else cell.verdict
+    told = cell.reason and not cell.verdict.startswith("missing")  # what it was measured with is no reason for that
+    return f"{cell.verdict}: {cell.reason}" if told else cell.verdict
 
 
 def change_text(name: str, change: Change) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from effvit.errors import EffvitError, StorageError
+from effvit.plain_text import plain_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -30,7 +31,7 @@ def talk() -> Console:
 
 def say(text: str) -> None:
     """Print a line for people."""
-    print(text, file=sys.stderr)
+    print(plain_text(text), file=sys.stderr)
 
 
 def warn(text: str) -> None:
@@ -57,12 +58,15 @@ def show(renderable: RenderableType) -> None:
         StorageError: The disk behind stdout is full.
     """
     from rich.console import Console
+    from rich.segment import Segment, Segments
 
     terminal = sys.stdout.isatty()
     width = None if terminal else 200
     text = io.StringIO()  # writing to stdout itself, rich would end with exit code 1 where the reader has gone
     # Names and paths may hold square brackets: they are not markup.
-    Console(file=text, force_terminal=terminal, highlight=False, markup=False, width=width).print(renderable)
+    console = Console(file=text, force_terminal=terminal, highlight=False, markup=False, width=width)
+    parts = [Segment(plain_text(part.text), part.style, part.control) for part in console.render(renderable)]
+    console.print(Segments(parts))
     write(text.getvalue().rstrip("\n"))
 
 
@@ -144,9 +148,9 @@ def progress_bars() -> Iterator[Progress]:
 class CountingBar:
     """A progress callback (done, total): a bar while the work goes on, and a line once it is done if it took long."""
 
-    def __init__(self, progress: Progress, doing: str, done: str) -> None:
-        """Call the bar `doing`, as in "checking images", and begin the line with `done`, as in "checked"."""
-        self._progress, self._doing, self._done = progress, doing, done
+    def __init__(self, progress: Progress, doing: str, done: str, what: str = "images") -> None:
+        """Call the bar `doing`, as in "checking images", and the line `done` so many of `what`, as in "checked"."""
+        self._progress, self._doing, self._done, self._what = progress, doing, done, what
         self._task: TaskID | None = None
         self._started = 0.0
 
@@ -160,4 +164,4 @@ class CountingBar:
             self._task = None
             took_s = time.monotonic() - self._started
             if took_s >= _WORTH_A_LINE_S:
-                say(f"{self._done} {total} images in {took_s:.0f} s")
+                say(f"{self._done} {total} {self._what} in {took_s:.0f} s")

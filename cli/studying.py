@@ -8,22 +8,18 @@ from pathlib import Path
 from rich.progress import Progress
 
 from effvit.cli.output import hint, progress_bars, say, show
-from effvit.cli.recommendation import lines
 from effvit.cli.sweeping import SweepDisplay
 from effvit.cli.training import TrainingDisplay
 from effvit.data.base import ImageData
 from effvit.finetune import Listener as TrainingListener
 from effvit.interruption import advising, same_command
 from effvit.profiling.plan import Effort
-from effvit.profiling.recommend import OBJECTIVES, Constraints, recommend
 from effvit.profiling.records import Outcome
-from effvit.profiling.report.rows import make_rows
+from effvit.profiling.report.advice import USUAL_QUESTION, usual_advice
+from effvit.profiling.report.rows import Row
 from effvit.profiling.study import Listener, Study, run_study
 from effvit.profiling.study_time import spending
 from effvit.run import Run
-
-_DROP = 0.01
-_OBJECTIVE = OBJECTIVES[0]
 
 
 class StudyDisplay(Listener):
@@ -69,11 +65,11 @@ def carry_out(study: Study, images: ImageData, folder: Path, effort: Effort, des
     return outcomes
 
 
-def show_choice(outcomes: Sequence[Outcome], results: Path) -> None:
+def show_choice(rows: Sequence[Row], results: Path) -> None:
     """Print what to ship where a point of top-1 may be lost, and how to ask for something else of the `results`."""
-    found = recommend(make_rows(outcomes), Constraints(drop=_DROP), _OBJECTIVE)
-    show(f"\nThe best {_OBJECTIVE.name} where top-1 may be {100 * _DROP:g} point below softmax at the same size:")
+    found = usual_advice(rows)
+    show(f"\n{USUAL_QUESTION}:" if found else "\nNo accuracy was measured, so nothing can be recommended.")
     for one in found:
-        for line in lines(one, _OBJECTIVE.name, several=len(found) > 1):
+        for line in (*([f"{one.place}:"] if one.place else []), one.answer, *one.details):
             show(line)
     hint(f"for other limits, see `effvit recommend {results} --max-latency-p50 10ms`")

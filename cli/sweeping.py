@@ -57,7 +57,9 @@ def say_crossovers(outcomes: list[Outcome]) -> None:
         for sentence in crossings.sentences([one for one in found if one.context == context]):
             say(f"  {sentence}")
     if not found:
-        say("no variant was measured beside softmax at two resolutions")
+        unstable = any(outcome.status == "unstable" for outcome in outcomes)
+        reason = ", but for cells that are unstable" if unstable else ""
+        say(f"no variant was measured beside softmax at two resolutions{reason}")
 
 
 def say_pins(outcomes: list[Outcome]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,10 @@ from effvit.errors import MismatchError
 from effvit.export.base import Artifact, Flip, Logits, Parity
 
 CONFIDENCE = 0.95
+_QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 # An artifact that decides otherwise on more images than these is broken, and the list of no use.
 MOST_FLIPS = 100
+Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +86,25 @@ def flips(reference: Logits, logits: Logits, names: Sequence[str], labels: Seque
 def change(lost: int, gained: int, images: int) -> Change:
     """Return how accuracy changes where `lost` of `images` are wrong that were right, and `gained` the other way round.
 
-    Sources:
-        McNemar 1947, https://doi.org/10.1007/BF02295996, with the binomial distribution itself;
-        Bonett and Price 2012, equation 4 (the interval of paired shares), https://doi.org/10.3102/1076998611411915
+    Source:
+        McNemar 1947, https://doi.org/10.1007/BF02295996, with the binomial distribution itself
     """
     from scipy import stats
 
-    quantile = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    down, up = (lost + 1) / (images + 2), (gained + 1) / (images + 2)
-    half = quantile * math.sqrt((down + up - (up - down) ** 2) / (images + 2))
+    low, high = paired_interval(np.array(lost, float), np.array(gained, float), images)
     p = float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
-    return Change((gained - lost) / images, max(up - down - half, -1.0), min(up - down + half, 1.0), p)
+    return Change((gained - lost) / images, float(low), float(high), p)
+
+
+def paired_interval(lost: Numbers, gained: Numbers, images: int) -> tuple[Numbers, Numbers]:
+    """Return the ends of the 95 % interval of (`gained` - `lost`) / `images`, for many pairs of models at once.
+
+    Source:
+        Bonett and Price 2012, equation 4, https://doi.org/10.3102/1076998611411915
+    """
+    down, up = (lost + 1) / (images + 2), (gained + 1) / (images + 2)
+    half = _QUANTILE * np.sqrt((down + up - (up - down) ** 2) / (images + 2))
+    return np.maximum(up - down - half, -1.0), np.minimum(up - down + half, 1.0)
 
 
 def change_of(parity: Parity) -> Change | None:

@@ -21,6 +21,7 @@ from effvit.profiling.report.rows import labels
 from effvit.profiling.sittings import NamedFloor, measured, noise_floors, reading_of, spreads
 from effvit.profiling.stats import Estimate
 from effvit.profiling.verdict import FAILING, MetricChange, Verdict, judged
+from effvit.progress import Progress, silent
 
 TOP1 = "accuracy.top1"
 SHOWN = ("latency_s.p50", "throughput.images_per_s", "memory.host_peak_bytes", TOP1)
@@ -66,8 +67,11 @@ def compare(
     now: Sequence[Outcome],
     limits: Sequence[Limit],
     floor: Floor | None = None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Return how `now` differs from the sittings `before`; without a `floor`, what repeated cells show is taken.
+
+    `progress` is told of cells.
 
     Raises:
         ResultError: No cell is on both sides.
@@ -79,7 +83,10 @@ def compare(
     names = tuple(dict.fromkeys([*SHOWN, *(limit.name for limit in limits)]))
     floors = noise_floors(found, names, floor)
     by_name = {limit.name: limit for limit in limits}
-    drafts = [_changes(pair, names, floors, by_name) for pair in found]
+    drafts = []
+    for pair in found:
+        drafts.append(_changes(pair, names, floors, by_name))
+        progress(len(drafts), len(found))
     names_of_cells = labels([pair.outcome for pair in found])
     described = zip(names_of_cells, found, judged(drafts), strict=True)
     cells = [_cell(label, pair, changes) for label, pair, changes in described]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,7 @@ from effvit.profiling.change import Change, plain_change, ratio_change, share_ch
 from effvit.profiling.heat import heat_of
 from effvit.profiling.records import Evidence
 from effvit.profiling.report.rows import ENERGY, Row
+from effvit.profiling.rounds import latency_ratio, throughput_ratio
 from effvit.profiling.sittings import spread_of
 from effvit.profiling.stats import Estimate
 from effvit.spec import Precision
@@ -29,6 +30,10 @@ from effvit.spec import Precision
 ObjectiveName = Literal["throughput", "latency", "accuracy", "memory", "energy"]
 LATENCY, MEMORY = "latency_p50", "memory"
 _MOST_ADVICE = 3
+_PAIRED: dict[ObjectiveName, Callable[[Evidence, Evidence], Estimate | None]] = {
+    "latency": latency_ratio,
+    "throughput": throughput_ratio,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,10 @@ class _Entry:
     candidate: Candidate
 
 
+# The rows of softmax whose accuracy is known, by what they recognise.
+_Exact = dict[Hashable, list[Row]]
+
+
 def recommend(
     rows: Sequence[Row],
     constraints: Constraints,
@@ -125,7 +134,10 @@ def recommend(
     Top-1 of different data sets and times of different machines are never held against one another. The softmax that a
     loss of accuracy is counted from is found among all rows.
     """
-    exact = [row for row in rows if row.is_baseline and row.reading("accuracy.top1").value is not None]
+    exact: _Exact = defaultdict(list)
+    for row in rows:
+        if row.is_baseline and row.reading("accuracy.top1").value is not None:
+            exact[_recognises(row)].append(row)
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in filter(considered, rows):
         groups[row.machine, str(row.outcome.cell.device), row.outcome.data].append(row)
@@ -135,7 +147,7 @@ def recommend(
 def _recommendation(
     place: tuple[str, str, str],
     rows: Sequence[Row],
-    exact: Sequence[Row],
+    exact: _Exact,
     constraints: Constraints,
     objective: Objective,
 ) -> Recommendation:
@@ -173,7 +185,7 @@ def _caveats(rows: Sequence[Row], chosen: Row | None) -> Iterator[str]:
         yield f"{left_out}: cool it, and measure them again with --retry-failed"
 
 
-def _entry(row: Row, exact: Sequence[Row], constraints: Constraints, objective: Objective) -> _Entry | None:
+def _entry(row: Row, exact: _Exact, constraints: Constraints, objective: Objective) -> _Entry | None:
     value = _objective(row, objective)
     if value is None or value.value <= 0:
         return None
@@ -194,7 +206,7 @@ def _estimate(row: Row, name: str) -> Estimate | None:
     return None if reading.value is None else Estimate(reading.value, reading.low, reading.high)
 
 
-def _checks(row: Row, exact: Sequence[Row], constraints: Constraints) -> Iterator[Check]:
+def _checks(row: Row, exact: _Exact, constraints: Constraints) -> Iterator[Check]:
     if constraints.latency_s is not None:
         latency = row.reading("latency_s.p50")
         yield Check(LATENCY, constraints.latency_s, _estimate(row, latency.name), latency.note, rounds=_rounds(row))
@@ -207,7 +219,7 @@ def _checks(row: Row, exact: Sequence[Row], constraints: Constraints) -> Iterato
         yield Check(DROP, constraints.drop, drop, note, images=None if accuracy is None else accuracy.images)
 
 
-def _drop(row: Row, exact: Sequence[Row]) -> tuple[Estimate | None, str]:
+def _drop(row: Row, exact: _Exact) -> tuple[Estimate | None, str]:
     """Return the loss of top-1 against softmax, and why there is none."""
     if row.reading("accuracy.top1").value is None:
         return None, "no accuracy was measured"
@@ -224,16 +236,15 @@ def _top1_gap(row: Row, reference: Row) -> Estimate | None:
     return None if ours is None or theirs is None else stats.top1_gap(ours, theirs)
 
 
-def _reference(row: Row, exact: Sequence[Row]) -> Row | None:
+def _reference(row: Row, exact: _Exact) -> Row | None:
     """Return the softmax that a loss is counted from: the most precise, and then the most like `row`.
 
     A softmax in int8 may have lost something itself.
     """
-    alike = [one for one in exact if _recognises(one) == _recognises(row)]
-    return min(alike, key=lambda one: _unlike(one, row), default=None)
+    return min(exact.get(_recognises(row), ()), key=lambda one: _unlike(one, row), default=None)
 
 
-def _recognises(row: Row) -> tuple[object, ...]:
+def _recognises(row: Row) -> Hashable:
     model, work = row.outcome.cell.model, row.workload
     return model.backbone, model.classes, model.patch, row.outcome.data, work.height, work.width
 
@@ -273,10 +284,10 @@ def _change(chosen: Row, other: Row, objective: Objective) -> Change:
     ours, theirs = chosen.outcome.evidence, other.outcome.evidence
     assert ours is not None
     assert theirs is not None
-    if objective.name == "latency" and ours.comparison == theirs.comparison:
-        ratio = stats.speedup(theirs.samples, ours.samples)
-        if ratio is not None and ratio.low is not None and ratio.high is not None:
-            return Change(ratio.value - 1, ratio.low - 1, ratio.high - 1)
+    paired = _PAIRED.get(objective.name)
+    ratio = None if paired is None else paired(theirs, ours)
+    if ratio is not None and ratio.low is not None and ratio.high is not None:
+        return Change(ratio.value - 1, ratio.low - 1, ratio.high - 1)
     if len(objective.readings) == 1:
         spreads = [spread_of(evidence, objective.readings[0]) for evidence in (ours, theirs)]
         if spreads[0] is not None and spreads[1] is not None:

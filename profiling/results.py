@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -11,13 +11,18 @@ from typing import BinaryIO
 import msgspec
 
 from effvit.accuracy import Accuracy, hits_add_up
+from effvit.environment import Environment
 from effvit.errors import ResultError, UsageError
-from effvit.profiling.records import SCHEMA, Outcome
+from effvit.profiling.records import SCHEMA, CallWork, Cell, Outcome
 from effvit.profiling.upgrades import REPAIR, upgraded
 from effvit.storage import storage_errors
 
 _DECODER = msgspec.json.Decoder(Outcome, strict=True)
 _BLOCK_BYTES = 1 << 16
+# More than any count of bytes, MACs or seconds, and less than any time: what lies beyond has overflown, or is to.
+_MOST, _LEAST_S = 1e18, 1e-12
+# The last one: brackets within brackets, thousands deep.
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _Head(msgspec.Struct):
@@ -66,9 +71,9 @@ def read_sittings(path: Path) -> list[Outcome]:
     Raises:
         ResultError: The file is missing, holds no outcome, or has a line that is not an outcome of this schema.
     """
-    if not path.exists():
-        raise ResultError(f"there is no result file {path}", "measure something first: effvit profile")
     outcomes = _lines(path)
+    if outcomes is None:
+        raise ResultError(f"there is no result file {path}", "measure something first: effvit profile")
     if not outcomes:
         raise ResultError(f"{path} holds no outcomes", "run effvit profile again: it starts where it stopped")
     return outcomes
@@ -80,14 +85,15 @@ def read_finished(path: Path) -> list[Outcome]:
     Raises:
         ResultError: The file cannot be read, or has a line that is not an outcome of this schema.
     """
-    return latest(_lines(path))
+    return latest(_lines(path) or [])
 
 
-def _lines(path: Path) -> list[Outcome]:
+def _lines(path: Path) -> list[Outcome] | None:
+    """Return the outcomes of a file line by line, None where there is no file."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return []
+        return None
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}", "name a file that you may read") from error
     lines = content.split(b"\n")
@@ -115,9 +121,9 @@ def _identified(outcomes: list[Outcome]) -> list[Outcome]:
 
 def latest(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """Return the last outcome of each cell, environment and run, where the first one stood."""
-    kept: dict[tuple[str, str, str], Outcome] = {}
+    kept: dict[tuple[Cell, Environment, str], Outcome] = {}
     for outcome in outcomes:
-        kept[outcome.cell.key, outcome.environment.key, outcome.run] = outcome
+        kept[outcome.cell, outcome.environment, outcome.run] = outcome
     return list(kept.values())
 
 
@@ -141,13 +147,13 @@ def decode(line: bytes, where: str) -> Outcome:
     """
     try:
         head = msgspec.json.decode(line, type=_Head)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _NOT_JSON as error:
         raise ResultError(f"{where}: not a line of a result file: {error}", REPAIR) from error
     if head.schema != SCHEMA:
         line = upgraded(line, head.schema, where)
     try:
         outcome = _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, UsageError) as error:
+    except (*_NOT_JSON, UsageError) as error:
         raise ResultError(f"{where}: {error}", REPAIR) from error
     _check(outcome, where)
     return outcome
@@ -155,6 +161,8 @@ def decode(line: bytes, where: str) -> Outcome:
 
 def _check(outcome: Outcome, where: str) -> None:
     """Refuse what the types allow and no sweep writes; every statistic may rely on it."""
+    if max(map(abs, _numbers(msgspec.to_builtins(outcome))), default=0) > _MOST:
+        raise ResultError(f"{where}: a number is larger than {_MOST:g}", REPAIR)
     evidence = outcome.evidence
     if evidence is None:
         if outcome.status in ("ok", "unstable"):
@@ -168,8 +176,27 @@ def _check(outcome: Outcome, where: str) -> None:
         raise ResultError(f"{where}: all rounds are left out", REPAIR)
     if evidence.accuracy is not None and not _adds_up(evidence.accuracy):
         raise ResultError(f"{where}: the accuracy counts contradict one another", REPAIR)
-    if min(samples.seconds) <= 0 or any(images < 1 or seconds <= 0 for images, seconds in evidence.throughput.blocks):
+    blocks = evidence.throughput.blocks
+    if min(samples.seconds) < _LEAST_S or any(images < 1 or seconds < _LEAST_S for images, seconds in blocks):
         raise ResultError(f"{where}: a launch took no time", REPAIR)
+    if evidence.work is not None and not _is_work(evidence.work):
+        raise ResultError(f"{where}: a call has no image, or moves no byte", REPAIR)
+
+
+def _numbers(value: object) -> Iterator[float]:
+    """Yield every number in plain data."""
+    if isinstance(value, dict):
+        for one in value.values():
+            yield from _numbers(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _numbers(one)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def _is_work(work: CallWork) -> bool:
+    return work.images > 0 and (work.least_bytes is None or work.least_bytes > 0)
 
 
 def _adds_up(accuracy: Accuracy) -> bool:
@@ -185,7 +212,7 @@ def _is_json(line: bytes) -> bool:
     """A line that lost its end is not JSON, because its closing brace is the last character."""
     try:
         msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _NOT_JSON:
         return False
     return True
 

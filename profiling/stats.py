@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from effvit.accuracy import Accuracy, lost_and_gained
 from effvit.export.base import Parity
-from effvit.export.decisions import change
+from effvit.export.decisions import paired_interval
 from effvit.profiling.records import Samples, Throughput
 
 CONFIDENCE = 0.95
@@ -22,7 +22,7 @@ _MISSED = 1 - CONFIDENCE
 # The standard deviation over so many draws is known to 1 / sqrt(2 * 2000), 1.6 %.
 DRAWS = 2000
 # Thinned out to so many, the steps between levels are far below the width of the interval that they make up.
-MOST_LEVELS = 512
+MOST_LEVELS = 128
 _NORMAL_QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -103,13 +103,45 @@ def speedup(baseline: Samples, other: Samples) -> Estimate | None:
     comparisons, and equal contenders are told apart in at most 5 % (tests/profiling/test_coverage.py). A round that was
     disturbed for either is left out. None without a common round; no interval with one.
     """
-    slow, fast = dict(_round_medians(counted(baseline))), dict(_round_medians(counted(other)))
-    differences = [math.log(slow[number] / fast[number]) for number in slow if number in fast]
+    return paired_ratio(round_logs(baseline), round_logs(other))
+
+
+def paired_ratio(dividend: Mapping[int, float], divisor: Mapping[int, float]) -> Estimate | None:
+    """Return the ratio of two numbers whose logarithms are known by round, as `speedup` does."""
+    differences = [log - divisor[number] for number, log in dividend.items() if number in divisor]
     if not differences:
         return None
     return _spread(math.exp(math.fsum(differences) / len(differences)), differences)
 
 
+def round_logs(samples: Samples) -> dict[int, float]:
+    """Return the logarithm of the median of each undisturbed round, in seconds."""
+    kept = counted(samples)
+    rounds, seconds = np.asarray(kept.rounds), np.asarray(kept.seconds)
+    order = np.lexsort((seconds, rounds))
+    numbers, starts, counts = np.unique(rounds[order], return_index=True, return_counts=True)
+    # Of an odd count both are the same one; thousands of calls of np.median would take seconds.
+    lower, upper = (seconds[order][starts + middle] for middle in ((counts - 1) // 2, counts // 2))
+    return dict(zip(numbers.tolist(), np.log((lower + upper) / 2).tolist(), strict=True))
+
+
+def block_logs(throughput: Throughput, samples: Samples) -> dict[int, float]:
+    """Return the logarithm of the seconds an image took in the block of each undisturbed round.
+
+    Empty unless there is a block for each round of `samples`: others cannot be told which round they belong to.
+    """
+    rounds = dict.fromkeys(samples.rounds)
+    if len(rounds) != len(throughput.blocks):
+        return {}
+    blocks = enumerate(zip(rounds, throughput.blocks, strict=True))
+    return {
+        number: math.log(seconds / images)
+        for place, (number, (images, seconds)) in blocks
+        if place not in throughput.left_out
+    }
+
+
+@lru_cache(maxsize=16)  # the metrics of a cell ask for it one after the other
 def images_per_second(throughput: Throughput) -> Estimate | None:
     """Return the median rate of the blocks with the interval that they support, or None without a block."""
     blocks = enumerate(throughput.blocks)
@@ -131,6 +163,7 @@ def log_deviation(estimate: Estimate) -> float:
     return math.log(estimate.high / estimate.low) / 2 / _NORMAL_QUANTILE
 
 
+@lru_cache(maxsize=4096)
 def proportion(hits: int, trials: int) -> Estimate:
     """Return `hits` / `trials` with its Wilson interval, which stays within 0 and 1 and holds for few trials.
 
@@ -158,8 +191,9 @@ def top1_gap(accuracy: Accuracy, reference: Accuracy) -> Estimate | None:
         return None
     counts = lost_and_gained(reference, accuracy)
     if counts is not None:
-        paired = change(*counts, accuracy.images)
-        return Estimate(paired.value, paired.low, paired.high)
+        lost, gained = counts
+        low, high = paired_interval(np.array(float(lost)), np.array(float(gained)), accuracy.images)
+        return Estimate((gained - lost) / accuracy.images, float(low), float(high))
     now = proportion(accuracy.top1_correct, accuracy.images)
     return difference(now, proportion(reference.top1_correct, reference.images))
 
@@ -210,13 +244,6 @@ def _held_within(angle: float, freedom: int) -> float:
     return math.sin(angle) * total
 
 
-def _round_medians(samples: Samples) -> list[tuple[int, float]]:
-    """Return (round, median in seconds), rounds ascending."""
-    rounds = np.asarray(samples.rounds)
-    seconds = np.asarray(samples.seconds)
-    return [(int(number), float(np.median(seconds[rounds == number]))) for number in np.unique(rounds)]
-
-
 def _clustered(values: Floats, rounds: Integers) -> Estimate:
     """Return the median of positive `values`, with the interval over draws of whole rounds."""
     median = float(np.median(values))
@@ -241,14 +268,22 @@ def _drawn_medians(values: Floats, rounds: Integers) -> Floats:
     high = max(part[len(part) // 2] for part in parts)
     levels = _thinned(np.unique(values[(values >= low) & (values <= high)]))
     below = np.stack([np.searchsorted(part, levels, side="right") for part in parts])  # (rounds, levels)
-    # The same draws every time: a report rendered twice shows the same interval.
-    times = np.random.default_rng(0).multinomial(len(parts), np.full(len(parts), 1 / len(parts)), DRAWS)
-    # In floats, which hold counts exactly: products of integers take several times as long.
-    ranks = times.astype(np.float64) @ below.astype(np.float64)  # (draws, levels)
+    times = _drawn_rounds(len(parts), DRAWS)
+    ranks = times @ below.astype(np.float64)  # (draws, levels)
     half = times @ np.array([len(part) for part in parts]) / 2
     lower = levels[np.argmax(ranks >= half[:, None], axis=1)]
     upper = levels[np.argmax(ranks > half[:, None], axis=1)]
     return np.asarray((lower + upper) / 2)
+
+
+@cache
+def _drawn_rounds(count: int, draws: int) -> Floats:
+    """Return how often each of `count` rounds is drawn, `draws` times: (draws, rounds).
+
+    They are the same draws every time: a report rendered twice shows the same interval.
+    """
+    # In floats, which hold counts exactly: products of integers take several times as long.
+    return np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), draws).astype(np.float64)
 
 
 def _thinned(ordered: Floats) -> Floats:

@@ -13,7 +13,7 @@ import torch
 from effvit.backbone import create_backbone, patch_size
 from effvit.claim import claimed
 from effvit.data.base import ImageData
-from effvit.errors import CheckpointError, UsageError
+from effvit.errors import CheckpointError, UsageError, first_line
 from effvit.finetune import Finetuning, finetune
 from effvit.finetune import Listener as TrainingListener
 from effvit.mix import parse_mix
@@ -21,6 +21,7 @@ from effvit.profiling.devices import CPU, Device
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan
 from effvit.profiling.records import Outcome
+from effvit.profiling.results import read_finished
 from effvit.profiling.sweep import Listener as SweepListener
 from effvit.profiling.sweep import run_sweep
 from effvit.resume import resume
@@ -88,6 +89,7 @@ def run_study(
     """
     check_study(study, data)
     _claim(folder, study)
+    read_finished(folder / RESULTS)  # before hours of training: what it holds must be what can be gone on with
     if description:
         # File names need not be valid text.
         write_atomically(folder / DESCRIPTION, description.encode("utf-8", "backslashreplace"))
@@ -159,17 +161,18 @@ def require_same(folder: Path, study: Study) -> None:
         UsageError: It does, or what it holds is damaged.
     """
     path = folder / SETTINGS
-    if path.exists():
-        try:
-            earlier = msgspec.json.decode(path.read_bytes(), type=Study)
-        except msgspec.DecodeError as error:
-            raise UsageError(f"{path} is damaged: {error}", "choose another --out") from error
-        if earlier != study:
-            changed = [name for name in Study.__slots__ if getattr(earlier, name) != getattr(study, name)]
-            raise UsageError(
-                f"{folder} holds a study with other settings: {', '.join(changed)}",
-                "choose another --out, or remove the folder",
-            )
+    try:
+        earlier = msgspec.json.decode(path.read_bytes(), type=Study)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
+        raise UsageError(f"{path} is damaged: {first_line(error)}", "choose another --out") from error
+    if earlier != study:
+        changed = [name for name in Study.__slots__ if getattr(earlier, name) != getattr(study, name)]
+        raise UsageError(
+            f"{folder} holds a study with other settings: {', '.join(changed)}",
+            "choose another --out, or remove the folder",
+        )
 
 
 def _claim(folder: Path, study: Study) -> None:

@@ -193,7 +193,10 @@ def training_cost(points: Points, variants: Sequence[str]) -> Chart:
 
 
 _BETTER = "is the front: nothing else is at least as good in both and better in one"
-_DOUBT = "Dotted rings cannot be told from the front by their 95 % intervals; what has no ring is beaten beyond doubt."
+_DOUBT = (
+    "Dotted rings cannot be told from the front by 95 % intervals, those of differences where rounds or images are the "
+    "same; what has no ring is beaten beyond doubt."
+)
 
 
 def _priced(axis: Axis, words: str, side: str, columns: tuple[str, ...]) -> Figure:

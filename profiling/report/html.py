@@ -12,12 +12,13 @@ import vl_convert
 from markupsafe import Markup
 
 from effvit.environment import Environment, hardware_facts
-from effvit.profiling.crossover import Crossover, crossovers
+from effvit.profiling.crossover import Crossover
 from effvit.profiling.records import SCHEMA
-from effvit.profiling.report import crossings, display, page, quantities, summary, used
+from effvit.profiling.report import advice, crossings, display, page, quantities, summary, used
 from effvit.profiling.report.details import DETAILS
 from effvit.profiling.report.display import Column
 from effvit.profiling.report.figures import FIGURES
+from effvit.profiling.report.page import Content
 from effvit.profiling.report.raw import result_file, table_file
 from effvit.profiling.report.rows import Row, contexts
 from effvit.profiling.report.table import csv_text
@@ -39,15 +40,17 @@ class Table:
     rows: tuple[int, ...] = ()
 
 
-def html_text(rows: Sequence[Row]) -> str:
+def html_text(content: Content) -> str:
     """Return the report; every name in it that came from a file is escaped."""
-    crossed = crossovers(rows)
+    rows, crossed = content.rows, content.crossed
     machines = {row.outcome.environment: row.machine for row in rows}
     raw, reduced = result_file([row.outcome for row in rows])
     return _template().render(
         title=f"Attention report: {', '.join(sorted({row.outcome.cell.model.backbone for row in rows}))}",
         style=Markup(_part("report.css")),
         overview=summary.overview(rows),
+        question=advice.USUAL_QUESTION,
+        advice=content.advice,
         paragraphs=summary.paragraphs(rows, crossed),
         choices=page.choices(rows),
         first=contexts(rows).index(summary.default_context(rows)),
@@ -68,7 +71,7 @@ def html_text(rows: Sequence[Row]) -> str:
         schema=SCHEMA,
         downloads=(raw, table_file(csv_text(rows))),
         reduced=reduced,
-        page=_inert(page.page_json(rows, crossed)),
+        page=_inert(page.page_json(content)),
         library=_library(),
         script=Markup(_part("report.js")),
     )
@@ -133,6 +136,13 @@ def _inert(text: str) -> Markup:
     return Markup(text.replace("<", "\\u003c"))
 
 
+def _unbroken(text: str) -> str:
+    """Return `text` with its numbers and their units on one line."""
+    for unit in ("%", "px", "ms", "µs", "MiB", "GiB", "images/s"):
+        text = text.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}")
+    return text.replace(" ±", "\N{NO-BREAK SPACE}±")
+
+
 @cache
 def _library() -> Markup:
     """Return Vega, Vega-Lite and Vega-Embed as one script, made once a process: it takes seconds."""
@@ -146,6 +156,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["unbroken"] = _unbroken
     return environment.from_string(_part("report.html.j2"))
 
 

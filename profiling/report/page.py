@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from effvit.profiling.crossover import Crossover
+from effvit.profiling.crossover import Crossover, crossovers
 from effvit.profiling.report import crossings, display, points
+from effvit.profiling.report.advice import Advice, usual_advice
 from effvit.profiling.report.details import DETAILS, Detail
 from effvit.profiling.report.display import Column
 from effvit.profiling.report.figures import FIGURES, Points
@@ -32,14 +34,35 @@ class Choice:
     values: tuple[str, ...]
 
 
-def panels(rows: Sequence[Row], crossed: Sequence[Crossover]) -> list[tuple[Context, Points]]:
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What pages and figures of a report are made from.
+
+    Rows, where variants cross softmax, the points of every context, and what to ship if nothing else is said.
+    """
+
+    rows: Sequence[Row]
+    crossed: Sequence[Crossover]
+    panels: Sequence[tuple[Context, Points]]
+    advice: Sequence[Advice]
+
+
+def content_of(rows: Sequence[Row]) -> Content:
+    """Return what a report of these rows is made from."""
+    crossed = crossovers(rows)
+    return Content(rows, crossed, _panels(rows, crossed), usual_advice(rows))
+
+
+def _panels(rows: Sequence[Row], crossed: Sequence[Crossover]) -> list[tuple[Context, Points]]:
     """Return the points of every context."""
     grown = points.curves(rows)
+    members: dict[Context, list[Row]] = defaultdict(list)
+    for row in rows:
+        members[row.context].append(row)
     found = []
-    for context in contexts(rows):
+    for context, some in members.items():
         here = [one for one in crossed if one.context == context]
-        members = [row for row in rows if row.context == context]
-        drawn = Points(points.cells(members), grown.get(context, ()), points.crossings(here), points.comparisons(here))
+        drawn = Points(points.cells(some), grown.get(context, ()), points.crossings(here), points.comparisons(here))
         found.append((context, drawn))
     return found
 
@@ -51,25 +74,24 @@ def choices(rows: Sequence[Row]) -> list[Choice]:
     return [one for one in found if len(one.values) > 1]
 
 
-def page_json(rows: Sequence[Row], crossed: Sequence[Crossover]) -> str:
+def page_json(content: Content) -> str:
     """Return everything that the script of the page needs, without repetition: of 2,000 cells it is under 1 MB.
 
     `texts` are those of `columns` for each row, as places among `strings`; `cells` the numbers of each row in the order
     of `fields`; `specs` the Vega-Lite specifications, which contexts with the same resolutions share.
     """
-    columns = _columns()
+    rows, columns = content.rows, _columns()
     strings, specs = _Places(), _Places()
     among = contexts(rows)
     variants = variant_order(rows)
-    drawn = panels(rows, crossed)
-    fields = list(dict.fromkeys(field for _, one in drawn for datum in one.cells for field in datum))
+    fields = list(dict.fromkeys(field for _, one in content.panels for datum in one.cells for field in datum))
     charts: dict[Hashable, list[int | None]] = {}
     shown = []
-    for context, one in drawn:
+    for context, one in content.panels:
         key = _outline(one)
         if key not in charts:
             charts[key] = [specs.place(spec) if spec else None for spec in _specs(one, variants)]
-        lines = [crossings.line(each) for each in crossed if each.context == context]
+        lines = [crossings.line(each) for each in content.crossed if each.context == context]
         shown.append(
             {
                 "title": display.context_name(context, among),
@@ -81,7 +103,7 @@ def page_json(rows: Sequence[Row], crossed: Sequence[Crossover]) -> str:
                 "crossed": lines,
             }
         )
-    content = {
+    told = {
         "columns": [column.title for column in columns],
         "numeric": [column.numeric for column in columns],
         "texts": [[strings.place(column.text(row)) for column in columns] for row in rows],
@@ -96,7 +118,7 @@ def page_json(rows: Sequence[Row], crossed: Sequence[Crossover]) -> str:
         "facts": [_place(title, columns) for title in FACTS],
         "specs": [json.loads(text) for text in specs.texts],
     }
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(told, separators=(",", ":"), ensure_ascii=False)
 
 
 def _specs(one: Points, variants: Sequence[str]) -> Iterator[str]:

@@ -14,29 +14,50 @@ Standing = Literal["front", "near", "beaten"]
 Flags = npt.NDArray[np.bool_]
 
 
-def standings(gains: Sequence[Estimate | None], costs: Sequence[Estimate | None]) -> list[Standing | None]:
+def standings(
+    gains: Sequence[Estimate | None],
+    costs: Sequence[Estimate | None],
+    paired_gains: Floats | None = None,
+    paired_costs: Floats | None = None,
+) -> list[Standing | None]:
     """Return where each point stands; None for one that lacks either number.
 
-    On the front by their values nothing beats them: no other has as much gain at no more cost, and is better in one of
-    the two. `near` are others that cannot be told from the front: nothing beats them when every point is as bad as the
-    intervals of it allow, and they themselves as good. What is left is beaten beyond doubt. A number without an
-    interval counts as it is.
+    A point beats another that has as much gain at no more cost, and is better in one of the two. What nothing beats by
+    its values is on the front. What something beats beyond doubt is beaten, and what is left is `near`: it cannot be
+    told from the front.
+
+    Beyond doubt is what the pairs say: at [one, other] the least by which the other is better, NaN for two that are not
+    paired. Of those it is what the intervals of both say: that they do not overlap. A number without an interval counts
+    as it is.
     """
     places = [place for place, pair in enumerate(zip(gains, costs, strict=True)) if None not in pair]
     gain = [known for place in places if (known := gains[place]) is not None]
     cost = [known for place in places if (known := costs[place]) is not None]
     found: list[Standing | None] = [None] * len(gains)
     value = np.array([one.value for one in gain]), np.array([one.value for one in cost])
-    on_front = ~_beaten(*value, *value)
-    possible = ~_beaten(_lows(gain), _highs(cost), _highs(gain), _lows(cost))
-    for place, front, maybe in zip(places, on_front, possible, strict=True):
-        found[place] = "front" if front else "near" if maybe else "beaten"
+    surpassed = _beaten(_margins(value[0], value[0]), -_margins(value[1], value[1]))
+    more = _among(places, paired_gains, _margins(_highs(gain), _lows(gain)))
+    less = _among(places, paired_costs, -_margins(_lows(cost), _highs(cost)))
+    for place, by_value, certainly in zip(places, surpassed, _beaten(more, less), strict=True):
+        found[place] = "beaten" if certainly else "near" if by_value else "front"
     return found
 
 
-def _beaten(gain: Floats, cost: Floats, own_gain: Floats, own_cost: Floats) -> Flags:
-    """Return for each of the points `own` whether one of the others is as good in both, and better in one."""
-    more, less = gain[None, :] - own_gain[:, None], own_cost[:, None] - cost[None, :]  # (points, others)
+def _margins(own: Floats, others: Floats) -> Floats:
+    """Return at [one, other] by how much the other is more than one is itself."""
+    return np.asarray(others[None, :] - own[:, None])
+
+
+def _among(places: Sequence[int], paired: Floats | None, apart: Floats) -> Floats:
+    """Return the margins of pairs, and `apart` those of points that are not paired."""
+    if paired is None:
+        return apart
+    known = paired[np.ix_(places, places)]
+    return np.where(np.isnan(known), apart, known)
+
+
+def _beaten(more: Floats, less: Floats) -> Flags:
+    """Return for each point whether one of the others is as good in gain and in cost, and better in one of them."""
     beats = (more >= 0) & (less >= 0) & ((more > 0) | (less > 0))
     return np.asarray(beats.any(axis=1))
 

@@ -52,7 +52,9 @@
     const pick = values => columns.map(place => values[place]);
     const told = columns.filter(place => !page.naming.includes(place));
     const kept = rows.filter(row => told.some(place => text(row, place) !== "-"));
-    return table(pick(page.columns), pick(page.numeric), kept.map(row => columns.map(place => text(row, place))), label);
+    // What a run took is the same for all of its cells: each line once.
+    const lines = new Map(kept.map(row => columns.map(place => text(row, place))).map(line => [line.join("\n"), line]));
+    return table(pick(page.columns), pick(page.numeric), [...lines.values()], label);
   }
 
   function rowsOfContext() {

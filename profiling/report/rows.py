@@ -11,9 +11,10 @@ from effvit.environment import machine_names
 from effvit.profiling import stats
 from effvit.profiling.metrics.base import Metric, Reading
 from effvit.profiling.records import Evidence, Outcome
-from effvit.profiling.report import pareto
+from effvit.profiling.report import margins, pareto
 from effvit.profiling.report.pareto import Standing
 from effvit.profiling.stats import Estimate
+from effvit.progress import Progress, silent
 from effvit.registry import discover
 from effvit.spec import BASELINE, Precision, Workload
 
@@ -59,9 +60,10 @@ class Row:
     and workload. `speedup` is its median latency over this one, paired round by round, and None unless both were
     measured in the same rounds. `ceiling` is the speed-up if the attention core were free, `macs_ratio` the softmax
     model's MACs over this model's, `top1_gap` this top-1 minus the baseline's, as a share. `standings` tell for each
-    of `PRICES` how the row stands in top-1 against that within the context; an unstable row stands nowhere. `pin_cost`
-    is how many times as long a call takes as that of the same artifact without modules kept in fp32, paired in the same
-    way; None where there are none, or nothing to pair with.
+    of `PRICES` how the row stands in top-1 against that within the context, by differences of pairs where both cells
+    had the same images, or the same rounds; an unstable row stands nowhere. `pin_cost` is how many times as long a call
+    takes as that of the same artifact without modules kept in fp32, paired in the same way; None where there are none,
+    or nothing to pair with.
     """
 
     outcome: Outcome
@@ -132,20 +134,18 @@ class Row:
         return Reading(name, None, note=self.outcome.reason)
 
 
-def make_rows(outcomes: Iterable[Outcome]) -> list[Row]:
+def make_rows(outcomes: Iterable[Outcome], progress: Progress = silent) -> list[Row]:
     """Return one row an outcome, ordered by context, resolution, and attention with the baseline first."""
     outcomes = list(outcomes)
     metrics = discover("effvit.profiling.metrics", "METRIC", Metric).values()
     baselines = _baselines(outcomes)
     machines = machine_names(outcome.environment for outcome in outcomes)
     plain = {_twins(outcome): outcome for outcome in outcomes if not outcome.cell.pins}
-    rows = [
-        _compared(
-            Row(outcome, label, machine, _readings(outcome, metrics), pin_cost=_pin_cost(outcome, plain)),
-            baselines[_ground(outcome)],
-        )
-        for outcome, label, machine in zip(outcomes, labels(outcomes), machines, strict=True)
-    ]
+    rows: list[Row] = []
+    for outcome, label, machine in zip(outcomes, labels(outcomes), machines, strict=True):
+        row = Row(outcome, label, machine, _readings(outcome, metrics), pin_cost=_pin_cost(outcome, plain))
+        rows.append(_compared(row, baselines[_ground(outcome)]))
+        progress(len(rows), len(outcomes))
     rows.sort(key=lambda row: (row.context, row.workload, not row.is_baseline, row.label))
     return _with_standings(rows)
 
@@ -199,7 +199,7 @@ def _ground(outcome: Outcome) -> tuple[object, ...]:
     """Return everything that a comparison with the baseline holds fixed."""
     cell, model = outcome.cell, outcome.cell.model
     fixed = (model.backbone, model.classes, model.patch, cell.backend, cell.precision, cell.workload, cell.device)
-    return (*fixed, outcome.data, outcome.environment.key)
+    return (*fixed, outcome.data, outcome.environment)
 
 
 def _baselines(outcomes: Iterable[Outcome]) -> dict[tuple[object, ...], list[Outcome]]:
@@ -265,8 +265,14 @@ def _with_standings(rows: Sequence[Row]) -> list[Row]:
         groups[row.context].append(row)
     marked: list[Row] = []
     for group in groups.values():
+        cells = [row.outcome.evidence for row in group]
         top1 = [None if row.unstable else _estimate(row.reading("accuracy.top1")) for row in group]
-        columns = [pareto.standings(top1, [_paid(row, price) for row in group]) for price in PRICES]
+        paired = {"latency": margins.latency_margins(cells), "throughput": margins.throughput_margins(cells)}
+        same_images = margins.top1_margins(cells)
+        columns = [
+            pareto.standings(top1, [_paid(row, price) for row in group], same_images, paired.get(price.name))
+            for price in PRICES
+        ]
         marked += [replace(row, standings=stand) for row, stand in zip(group, zip(*columns, strict=True), strict=True)]
     return marked
 

@@ -13,6 +13,8 @@ from effvit.profiling.report import crossings, display
 from effvit.profiling.report.rows import Context, Row, contexts
 from effvit.spec import BASELINE
 
+_SHAKEN = "Every measured cell is unstable: other processes ran meanwhile, so these times decide nothing."
+
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
@@ -76,6 +78,8 @@ def default_context(rows: Sequence[Row]) -> Context:
 def _sentences(rows: Sequence[Row]) -> tuple[str, ...]:
     if not any(row.outcome.evidence for row in rows):
         return ("No cell was measured.",)
+    if all(row.unstable for row in rows if row.outcome.evidence):
+        return tuple(sentence for sentence in (_SHAKEN, _most_accurate(rows), heat(rows)) if sentence)
     sentences = [_safest(rows), _fastest(rows), _front(rows), _most_accurate(rows), _decided(rows), heat(rows)]
     return tuple(sentence for sentence in sentences if sentence)
 

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from effvit.cli.output import say
 from effvit.profiling.report.html import html_text
+from effvit.profiling.report.page import content_of
 from effvit.profiling.report.rows import make_rows
 
 _TIMES = (
@@ -54,7 +55,7 @@ def measure(folder: Path, rounds: int) -> Report:
     outcomes = make_many()
     say("making the page")
     started = time.perf_counter()
-    text = html_text(make_rows(outcomes)).encode()
+    text = html_text(content_of(make_rows(outcomes))).encode()
     made_s = time.perf_counter() - started
     page = folder / "report.html"
     page.write_bytes(text)

@@ -102,6 +102,15 @@ def test_markdown_begins_with_the_verdict_and_goes_on_with_the_environment(
     assert to_stdout.out == text
 
 
+def test_what_is_missing_does_not_have_the_reason_of_what_is_there(effvit: Effvit, tmp_path: Path) -> None:
+    shaken = replace(make_outcome("linformer"), status="unstable", stage="measure", reason="a neighbour")
+    before = written(tmp_path / "a.jsonl", [make_outcome("softmax"), shaken])
+    answer = effvit("compare", before, written(tmp_path / "b.jsonl", [make_outcome("softmax")]))
+    assert answer.code == 0
+    assert any(line.rstrip().endswith("missing in B") for line in answer.out.splitlines())
+    assert "a neighbour" not in answer.out
+
+
 def test_hostile_names_stay_text(effvit: Effvit, tmp_path: Path) -> None:
     hostile = replace(make_outcome("softmax"), run=HOSTILE, data=HOSTILE, reason=HOSTILE)
     other = replace(make_outcome("linformer"), data=HOSTILE + "2", run=HOSTILE, notes=(HOSTILE,))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Effvit
-from outcomes import ENVIRONMENT, make_sweep
+from outcomes import BATCHES, ENVIRONMENT, RESOLUTIONS, VARIANTS, make_outcome, make_sweep, without_evidence
 
 from effvit.cli.options import bytes_from_text, seconds_from_text
 from effvit.errors import UsageError
@@ -36,6 +36,32 @@ def test_nothing_that_satisfies_is_exit_4_and_says_how_near(effvit: Effvit, swee
     assert "none of 57 cells keeps the limits; the nearest is" in answer.err
     assert "% too much" in answer.err
     assert "Nothing keeps the limits" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence", "hint"),
+    [
+        ("unstable", "30 cells are unstable, because other processes ran during the measurement", "--retry-failed"),
+        ("oom", "no cell was measured", "--retry-failed"),
+        ("ok", "no cell has the number that is to be the best", "choose another --objective"),
+    ],
+)
+def test_where_no_cell_can_be_considered_it_says_why(
+    effvit: Effvit, tmp_path: Path, status: str, sentence: str, hint: str
+) -> None:
+    cells = [make_outcome(name, px, batch) for name in VARIANTS for px in RESOLUTIONS for batch in BATCHES]
+    made = {
+        "unstable": [replace(cell, status="unstable", stage="measure", reason="a neighbour") for cell in cells],
+        "oom": [without_evidence(cell, "oom", "open", "too large") for cell in cells],
+        "ok": cells,
+    }
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b"".join(encode(one) + b"\n" for one in made[status]))
+    answer = effvit("recommend", path, "--objective", "energy" if status == "ok" else "throughput")
+    assert answer.code == 4
+    assert f"Nothing can be recommended: {sentence}." in " ".join(answer.out.split())
+    assert sentence in answer.err
+    assert hint in answer.err
 
 
 def test_json_holds_the_choice_with_its_checks(effvit: Effvit, sweep: Path) -> None:

@@ -12,6 +12,7 @@ from outcomes import make_sweep
 from effvit.cli import forecasting
 from effvit.cli.studying import show_choice
 from effvit.profiling.forecast import Forecast, Span
+from effvit.profiling.report.rows import make_rows
 
 AXES = ("--attn", "softmax,linformer", "--res", "32,64", "--batch", "1,8", "--backend", "ort-cpu", "--out", "s")
 
@@ -51,7 +52,7 @@ def test_the_choice_is_the_one_of_recommend(capsys: pytest.CaptureFixture[str], 
 
     for outcome in make_sweep():
         append(tmp_path / "r.jsonl", outcome)
-    show_choice(make_sweep(), tmp_path / "r.jsonl")
+    show_choice(make_rows(make_sweep()), tmp_path / "r.jsonl")
     out, err = capsys.readouterr()
     assert "where top-1 may be 1 point below softmax at the same size" in out
     assert "effvit recommend" in err

@@ -51,6 +51,12 @@ def judged(outcome: Outcome, right: list[bool]) -> Outcome:
     return replace(outcome, evidence=replace(outcome.evidence, accuracy=judged_accuracy(right)))
 
 
+def apart(outcome: Outcome) -> Outcome:
+    """Return the outcome as one of another sitting, whose rounds are not those of the others."""
+    assert outcome.evidence is not None
+    return replace(outcome, evidence=replace(outcome.evidence, comparison="another sitting"))
+
+
 def recommended(
     outcomes: list[Outcome], constraints: Constraints | None = None, objective: Objective = THROUGHPUT
 ) -> Recommendation:
@@ -186,7 +192,7 @@ def test_what_would_be_better_and_perhaps_keeps_the_limits_is_asked_for() -> Non
 
 def test_what_cannot_be_told_from_the_choice_is_named() -> None:
     outcomes = [
-        outcome("softmax", rate=101, wide=0.05),
+        apart(outcome("softmax", rate=101, wide=0.05)),
         outcome("linformer", rate=102, wide=0.05),
         outcome("performer", rate=50, wide=0.05),
     ]
@@ -201,10 +207,16 @@ def test_latencies_of_the_same_rounds_are_paired() -> None:
     """Both vary by 20 % with the round, and differ by 1 % in each of them."""
     outcomes = [outcome("softmax", seconds=0.0101, wide=0.2), outcome("linformer", seconds=0.01, wide=0.2)]
     assert recommended(outcomes, objective=LATENCY).alike == ()
-    evidence = outcomes[0].evidence
-    assert evidence is not None
-    outcomes[0] = replace(outcomes[0], evidence=replace(evidence, comparison="another sitting"))
+    outcomes[0] = apart(outcomes[0])
     assert [name(one.candidate) for one in recommended(outcomes, objective=LATENCY).alike] == ["softmax"]
+
+
+def test_throughputs_of_the_same_rounds_are_paired() -> None:
+    """Both vary by 20 % with the round, and differ by 1 % in each of them."""
+    outcomes = [outcome("softmax", rate=100, wide=0.2), outcome("linformer", rate=101, wide=0.2)]
+    assert recommended(outcomes).alike == ()
+    outcomes[0] = apart(outcomes[0])
+    assert [name(one.candidate) for one in recommended(outcomes).alike] == ["softmax"]
 
 
 def test_what_cannot_be_relied_on_is_not_recommended() -> None:

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,12 +21,17 @@ from effvit.profiling.devices import CPU, Device
 from effvit.profiling.records import Outcome, Training
 from effvit.profiling.report import display, figures, points, raw, summary, table, terminal
 from effvit.profiling.report.html import html_text
-from effvit.profiling.report.rows import make_rows
+from effvit.profiling.report.page import content_of
+from effvit.profiling.report.rows import Row, make_rows
 from effvit.profiling.report.writer import write_report
 from effvit.spec import Precision, Swap
 
 ROWS = make_rows(make_sweep())
 HOSTILE = '</script><img src=x onerror="alert(1)">|`*'
+
+
+def page_of(rows: Sequence[Row]) -> str:
+    return html_text(content_of(rows))
 
 
 def _shown(outcomes: list[Outcome], width: int = 160) -> str:
@@ -62,7 +68,7 @@ class _Page(HTMLParser):
 
 def _page(outcomes: list[Outcome]) -> _Page:
     page = _Page()
-    page.feed(html_text(make_rows(outcomes)))
+    page.feed(page_of(make_rows(outcomes)))
     return page
 
 
@@ -118,7 +124,7 @@ def test_machines_have_a_column_where_there_are_several_and_their_names_in_every
     assert {line["machine"] for line in csv.DictReader(io.StringIO(table.csv_text(rows)))} == {
         "Example CPU 9000", "Small <b>CPU</b>",
     }  # fmt: skip
-    page = html_text(rows)
+    page = page_of(rows)
     assert "<h3>Example CPU 9000</h3>" in page
     assert "<b>CPU</b>" not in page
     titles = [paragraph.title for paragraph in summary.paragraphs(rows)]
@@ -139,11 +145,11 @@ def test_the_page_tells_what_a_runtime_really_used() -> None:
     assert outcome.evidence is not None
     evidence = replace(outcome.evidence, settings=settings, confinement=Confinement((3,), 2**29, "RLIMIT_DATA"))
     fallen = replace(outcome, status="fallback", reason="asked for fp16, computes in fp32", evidence=evidence)
-    page = html_text(make_rows([fallen]))
+    page = page_of(make_rows([fallen]))
     for text in ("onnxruntime 1.23.0", "CPUExecutionProvider 214", "512 MiB by RLIMIT_DATA"):
         assert f"<td>{text}</td>" in page
     assert "fallback: asked for fp16, computes in fp32" in page
-    assert "What the runtimes really used" not in html_text(make_rows([make_outcome("softmax")]))
+    assert "What the runtimes really used" not in page_of(make_rows([make_outcome("softmax")]))
 
 
 def test_the_terminal_shows_a_failed_cell_in_its_place_with_its_reason() -> None:
@@ -183,7 +189,7 @@ def test_an_unstable_cell_keeps_its_numbers_with_a_sign_and_its_reason() -> None
         "linformer, 224 px, batch 1, fp32, torch: unstable at measure: 12 of 14 rounds were disturbed"
         in text.splitlines()
     )
-    for page in (table.markdown_text(make_rows([UNSTABLE])), html_text(make_rows([UNSTABLE]))):
+    for page in (table.markdown_text(make_rows([UNSTABLE])), page_of(make_rows([UNSTABLE]))):
         assert "unstable at measure: 12 of 14 rounds were disturbed" in page
 
 
@@ -202,6 +208,32 @@ def test_the_summary_builds_nothing_on_unstable_cells() -> None:
         assert paragraph.sentences[-1].startswith("No latency could be compared")
 
 
+def test_the_page_begins_with_what_to_ship() -> None:
+    page = page_of(ROWS)
+    assert page.index("<h1>") < page.index("Ship ") < page.index("What was found") < page.index("<form")
+    (answer,) = re.findall(r'<p class="answer">(.*)</p>', page)
+    assert answer.startswith("Ship ")
+    assert answer.endswith("the best throughput within the limits.")
+
+
+def test_each_machine_has_its_own_answer_under_its_name() -> None:
+    elsewhere = [replace(one, environment=replace(ENVIRONMENT, cpu="Small CPU")) for one in make_sweep()]
+    page = page_of(make_rows([*make_sweep(), *elsewhere]))
+    for machine in ("Example CPU 9000", "Small CPU"):
+        assert f"<h3>{machine}, cpu, flowers</h3>" in page
+    assert page.count('<p class="answer">') == 2
+
+
+def test_without_accuracy_or_a_stable_cell_nothing_is_said_to_be_shipped() -> None:
+    outcome = make_outcome("softmax")
+    assert outcome.evidence is not None
+    blind = replace(outcome, evidence=replace(outcome.evidence, accuracy=None))
+    assert "What to ship" not in page_of(make_rows([blind]))
+    assert "Nothing can be recommended: the only cell is unstable" in page_of(
+        make_rows([replace(outcome, status="unstable")])
+    )
+
+
 def test_every_rendering_says_on_how_many_images_accuracy_was_measured() -> None:
     outcome = make_outcome("softmax", 224)
     assert outcome.evidence is not None
@@ -213,7 +245,7 @@ def test_every_rendering_says_on_how_many_images_accuracy_was_measured() -> None
         rows = make_rows([one])
         assert sentence in _shown([one])
         assert sentence in table.markdown_text(rows)
-        assert sentence in html_text(rows)
+        assert sentence in page_of(rows)
     failed = without_evidence(outcome, "oom", "open", "too big")
     assert "held-out" not in _shown([failed])
 
@@ -243,7 +275,7 @@ def test_hostile_names_stay_text_in_html() -> None:
 
 
 def test_the_library_is_embedded_once_and_nothing_is_loaded() -> None:
-    text = html_text(ROWS)
+    text = page_of(ROWS)
     assert text.count("window.vegaEmbed=") == 1
     page = _Page()
     page.feed(text)
@@ -268,7 +300,7 @@ def test_the_raw_data_in_html_is_a_result_file_and_the_table() -> None:
 def test_raw_data_that_a_page_cannot_hold_are_reduced_to_the_medians_of_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = [make_outcome("softmax"), make_outcome("linformer")]
     monkeypatch.setattr(raw, "MOST_BYTES", 1000)
-    page = html_text(make_rows(outcomes))
+    page = page_of(make_rows(outcomes))
     assert "the median of each round stands for them" in page
     parsed = _Page()
     parsed.feed(page)
@@ -344,7 +376,7 @@ def test_the_efficiency_of_a_cell_is_in_html_and_csv() -> None:
     (line,) = csv.DictReader(io.StringIO(table.csv_text(rows)))
     assert line["bound_by"] == "compute"
     assert 0.3 < float(line["efficiency.gemm_share"]) < 0.6  # invented at 9e10 MAC/s and a constant
-    text = html_text(rows)
+    text = page_of(rows)
     assert "of the GEMM rate" in text
     page = _page([make_outcome("softmax")])
     assert "compute" in json.loads(page.scripts["page"])["strings"]
@@ -360,7 +392,7 @@ def test_a_machine_that_was_not_calibrated_bounds_nothing() -> None:
 
 def test_the_reason_of_an_unmeasured_cell_runs_over_the_columns_of_its_numbers() -> None:
     outcome = without_evidence(make_outcome("atrous"), "timeout", "measure", "no answer in 60 s")
-    text = html_text(make_rows([outcome, make_outcome("softmax")]))
+    text = page_of(make_rows([outcome, make_outcome("softmax")]))
     assert '<td class="reason" colspan="12">timeout at measure: no answer in 60 s</td>' in text
 
 
@@ -377,7 +409,7 @@ def test_a_variant_keeps_its_colour_and_shape_where_others_are_missing() -> None
 def test_no_figure_is_made_without_its_numbers() -> None:
     rows = make_rows([without_evidence(make_outcome(), "oom", "measure", "too large")])
     assert not any(figure.drawable(figures.Points(points.cells(rows))) for figure in figures.FIGURES)
-    assert "No cell was measured" in html_text(rows)
+    assert "No cell was measured" in page_of(rows)
 
 
 def test_the_summary_calls_overlapping_intervals_undecided() -> None:
@@ -409,13 +441,21 @@ def test_the_summary_tells_a_certain_gain_of_accuracy_from_a_possible_one() -> N
     assert "points, all above 0)" in summary.paragraphs(make_rows(outcomes))[0].sentences[0]
 
 
+def test_where_all_is_unstable_times_are_not_compared() -> None:
+    outcomes = [replace(make_outcome(name), status="unstable") for name in ("softmax", "linformer")]
+    (paragraph,) = summary.paragraphs(make_rows(outcomes))
+    first, second = paragraph.sentences
+    assert first.startswith("Every measured cell is unstable")
+    assert second.startswith("The highest top-1: softmax")
+
+
 def test_the_summary_does_not_call_unstable_cells_measured() -> None:
     unstable = replace(make_outcome("atrous"), status="unstable", stage="measure", reason="rounds differ by 12 %")
     assert summary.overview(make_rows([make_outcome(), unstable])).endswith("2 cells: 1 measured, 1 unstable.")
 
 
 def test_a_report_is_html_csv_markdown_and_every_figure_twice(tmp_path: Path) -> None:
-    written = write_report([make_outcome("softmax"), make_outcome("linformer")], tmp_path / "report")
+    written = write_report(make_rows([make_outcome("softmax"), make_outcome("linformer")]), tmp_path / "report")
     assert written.html.read_text().startswith("<!DOCTYPE html>")
     assert written.csv.exists()
     assert written.markdown.exists()
@@ -435,4 +475,4 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     outcome = without_evidence(make_outcome(), "oom", "measure", "too large")
     with pytest.raises(StorageError, match="cannot be written"):
-        write_report([outcome], tmp_path / "taken")
+        write_report(make_rows([outcome]), tmp_path / "taken")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from browser import BROWSER, DRIVER, chromium, show, wait_until_drawn
 from many import CELLS, make_many
-from outcomes import make_sweep, without_evidence
+from outcomes import VARIANTS, make_sweep, without_evidence
 
 from effvit.profiling import results
 from effvit.profiling.records import Outcome, Training
 from effvit.profiling.report.html import html_text
+from effvit.profiling.report.page import content_of
 from effvit.profiling.report.rows import make_rows
 from effvit.spec import Swap
 
@@ -30,6 +31,8 @@ HOSTILE = (
     "\u2028\u0000\u202e{{ title }}${document.title=4}", "javascript:document.title=5", "&lt;b&gt;`\\",
 )  # fmt: skip
 MOST_BYTES = 5_000_000
+# A4 between margins of a centimetre, of 96 px an inch.
+PAPER_PX = 718
 CHOOSE = (
     "const all = arguments[0].parentElement; all.value = arguments[0].value; all.dispatchEvent(new Event('change'))"
 )
@@ -45,7 +48,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 def _written(outcomes: list[Outcome], folder: Path) -> str:
     path = folder / "report.html"
-    path.write_text(html_text(make_rows(outcomes)), encoding="utf-8")
+    path.write_text(html_text(content_of(make_rows(outcomes))), encoding="utf-8")
     return path.as_uri()
 
 
@@ -143,6 +146,13 @@ def test_a_filter_is_set_and_a_table_opened_without_a_mouse(browser: Chrome, pag
     WebDriverWait(browser, 60).until(lambda chrome: chrome.execute_script(rows) == 13)
 
 
+def test_the_table_of_what_training_took_has_each_run_once(browser: Chrome, page: str) -> None:
+    show(browser, page)
+    browser.execute_script("document.querySelector('#training-cost details').open = true")
+    rows = "return [...document.querySelectorAll('#training-cost tbody tr')].map(row => row.cells[1].textContent)"
+    assert sorted(browser.execute_script(rows)) == sorted(f"vit_tiny-{name}" for name in VARIANTS)
+
+
 def test_hovering_a_point_tells_all_facts_of_its_cell(browser: Chrome, page: str) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.support.ui import WebDriverWait
@@ -164,10 +174,14 @@ def test_text_is_readable_in_the_dark(browser: Chrome, page: str) -> None:
 
 
 def test_print_is_light_even_in_the_dark_and_fits_its_paper(browser: Chrome, page: str) -> None:
-    show(browser, page, 1280, "dark")
+    show(browser, page, PAPER_PX, "dark")
     features = [{"name": "prefers-color-scheme", "value": "dark"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
     assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script("return [...document.querySelectorAll('details')].every(one => one.open)")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= PAPER_PX
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": features})
     printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
     assert base64.b64decode(printed["data"]).startswith(b"%PDF")

@@ -1,7 +1,15 @@
 from dataclasses import replace
 
 import pytest
-from outcomes import ENVIRONMENT, make_accuracy, make_outcome, make_samples, make_sweep, without_evidence
+from outcomes import (
+    ENVIRONMENT,
+    judged_accuracy,
+    make_accuracy,
+    make_outcome,
+    make_samples,
+    make_sweep,
+    without_evidence,
+)
 
 from effvit.profiling.records import Accuracy, Outcome
 from effvit.profiling.report.rows import Row, make_rows
@@ -95,6 +103,29 @@ def test_an_unstable_row_keeps_its_numbers_and_lies_on_no_front() -> None:
     assert row.speedup is not None
     assert not row.pareto_latency
     assert _row([_timed(SOFTMAX, 1.0, top1=0.8), unstable], "softmax").pareto_latency
+
+
+def test_what_is_slower_in_every_round_and_worse_on_the_same_images_is_beaten() -> None:
+    """Rounds differ by a fifth and images by chance; the variants by 1 % in each round and on 10 of 2,000 images."""
+    right = [True] * 1590 + [False] * 400
+    better, worse = (
+        _judged(_timed(outcome, *(seconds * factor for factor in (0.8, 1.0, 1.2, 0.9, 1.1))), judged)
+        for outcome, seconds, judged in (
+            (SOFTMAX, 1.0, judged_accuracy([True] * 10 + right)),
+            (LINEAR, 1.01, judged_accuracy([False] * 10 + right)),
+        )
+    )
+    assert _row([better, worse], "linformer").standing("latency") == "beaten"
+    assert worse.evidence is not None
+    elsewhere = replace(worse, evidence=replace(worse.evidence, comparison="another sitting"))
+    assert _row([better, elsewhere], "linformer").standing("latency") == "near"
+    others = _judged(worse, judged_accuracy([False] * 10 + right, images_key="others"))
+    assert _row([better, others], "linformer").standing("latency") == "near"
+
+
+def _judged(outcome: Outcome, accuracy: Accuracy) -> Outcome:
+    assert outcome.evidence is not None
+    return replace(outcome, evidence=replace(outcome.evidence, accuracy=accuracy))
 
 
 def test_variants_of_one_name_are_told_apart_by_options_then_by_run() -> None:

@@ -14,6 +14,7 @@ from effvit.export.settings import RuntimeSettings
 from effvit.profiling.metrics.device import measure
 from effvit.profiling.records import DeviceTimes
 from effvit.profiling.report.html import html_text
+from effvit.profiling.report.page import content_of
 from effvit.profiling.report.rows import make_rows
 from effvit.profiling.staging import CLOCK, time_stages
 
@@ -119,6 +120,7 @@ def test_a_pass_that_failed_leaves_gaps_with_the_reason() -> None:
 @pytest.mark.parametrize("times", [TIMES, None])
 def test_the_report_has_a_table_of_calls_on_a_gpu_where_there_were_some(times: DeviceTimes | None) -> None:
     outcome = make_outcome()
-    text = html_text(make_rows([replace(outcome, evidence=replace(make_evidence(outcome.cell), device_times=times))]))
+    timed = replace(outcome, evidence=replace(make_evidence(outcome.cell), device_times=times))
+    text = html_text(content_of(make_rows([timed])))
     assert ("Calls on a GPU" in text) is (times is not None)
     assert ("200 µs" in text) is (times is not None)

@@ -1,13 +1,24 @@
-"""What `effvit recommend` says."""
+"""What a recommendation says, in sentences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from effvit.profiling.candidates import DROP, Candidate, Check, Relaxation
-from effvit.profiling.recommend import LATENCY, MEMORY, Recommendation, Rival, Settling
+from effvit.profiling.recommend import (
+    LATENCY,
+    MEMORY,
+    OBJECTIVES,
+    Constraints,
+    Recommendation,
+    Rival,
+    Settling,
+    recommend,
+)
 from effvit.profiling.report import quantities
+from effvit.profiling.report.rows import Row
 from effvit.profiling.stats import Estimate
 
 _TITLES = {LATENCY: "latency p50", MEMORY: "peak memory", DROP: "top-1 drop"}
@@ -18,12 +29,39 @@ _STATES = {
     "unknown": "not measured",
 }
 _MOST_NAMED = 5
+# What is asked where nobody says what an application can afford.
+USUAL, _OBJECTIVE = Constraints(drop=0.01), OBJECTIVES[0]
+USUAL_QUESTION = f"The best {_OBJECTIVE.name} where top-1 may be 1 point below softmax at the same size"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What to ship on one machine and device for one data set: the answer, and what is to be said of it."""
+
+    place: str
+    answer: str
+    details: tuple[str, ...]
+
+
+def usual_advice(rows: Sequence[Row]) -> list[Advice]:
+    """Return the answers to `USUAL_QUESTION`; none where no accuracy was measured."""
+    if all(row.reading("accuracy.top1").value is None for row in rows):
+        return []
+    found = recommend(rows, USUAL, _OBJECTIVE)
+    said = [list(lines(one, _OBJECTIVE.name, several=False)) for one in found]
+    places = [place(one) if len(found) > 1 else "" for one in found]
+    return [Advice(where, answer, tuple(rest)) for where, (answer, *rest) in zip(places, said, strict=True)]
+
+
+def place(found: Recommendation) -> str:
+    """Return the machine, the device and the data that a recommendation is for."""
+    return f"{found.machine}, {found.device}, {found.data}"
 
 
 def lines(found: Recommendation, objective: str, *, several: bool) -> Iterator[str]:
     """Yield what to ship, why, and what is not certain, a line each; headed by the place where there are several."""
     if several:
-        yield f"{found.machine}, {found.device}, {found.data}:"
+        yield f"{place(found)}:"
     yield from _best(found, objective)
     yield from _equals(found, objective)
     yield from (_relaxed(one, objective, binding=index == 0) for index, one in enumerate(found.relaxations))
@@ -41,9 +79,24 @@ def how_near(found: Recommendation) -> str:
     return f"{_named(nearest)}: {', '.join(_missed(check) for check in missed)}"
 
 
+def why_none(recommendations: Sequence[Recommendation]) -> str:
+    """Return why none of them could consider a single cell."""
+    unstable, unmeasured, lacking = (
+        sum(getattr(one, name) for one in recommendations) for name in ("unstable", "unmeasured", "lacking")
+    )
+    if not unstable:
+        return "no cell has the number that is to be the best" if lacking else "no cell was measured"
+    what = "the only cell is" if unstable + unmeasured + lacking == 1 else f"{unstable} cells are"
+    rest = f", and the other {unmeasured + lacking} lack a number" if unmeasured + lacking else ""
+    return f"{what} unstable, because other processes ran during the measurement{rest}"
+
+
 def _best(found: Recommendation, objective: str) -> Iterator[str]:
     choice = found.choice
     if choice is None:
+        if not found.considered:
+            yield f"Nothing can be recommended: {why_none([found])}."
+            return
         near = how_near(found)
         yield f"Nothing keeps the limits{f'; the nearest is {near}' if near else ''}."
         return
@@ -113,7 +166,7 @@ def _named(candidate: Candidate) -> str:
 def _merit(value: Estimate, objective: str) -> str:
     wide = quantities.spread(value.value, value.low, value.high)
     if objective == "throughput":
-        return f"{quantities.si(value.value, 'images/s', value.low, value.high)} {wide}".rstrip()
+        return f"{quantities.si(value.value, '', value.low, value.high)} images/s {wide}".rstrip()
     if objective == "latency":
         return f"{quantities.si(value.value, 's', value.low, value.high)} {wide}".rstrip()
     if objective == "accuracy":
@@ -139,7 +192,7 @@ def _amount(check: Check) -> str:
         wide = quantities.spread(value.value, value.low, value.high)
         return f"{quantities.si(value.value, 's', value.low, value.high)} {wide}".rstrip()
     if value.low == value.high == 0:
-        return f"none, {check.note}"
+        return f"none ({check.note})"
     shown = quantities.points(value.value, value.low, value.high).lstrip("+")
     return f"{shown.replace('(', '').replace(')', '')} points"
 
