@@ -53,7 +53,7 @@ def follow_all(sweeps: Sequence[RemoteSweep], results: Path, progress: Progress)
         try:
             outcomes += sweep.follow(results, display)
         except KeyboardInterrupt:
-            say("what was started on other machines goes on; `effvit agent clean` ends it")
+            say("what was started on other machines goes on; `effvit agent stop` ends it")
             raise
         display.close()
     return outcomes

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from effvit.errors import CheckFailedError, EffvitError, UnavailableError, UsageError
+from effvit.profiling.agent.detached import Ended, complaint
 from effvit.profiling.devices import Device, device_from_text
 
 SCHEME = "ssh://"
@@ -29,6 +30,7 @@ OPTIONS = (
 # What ssh itself ends with where it, and not the command, failed.
 FAILED = 255
 NOT_FOUND = 127
+_TRY_AGAIN = "see what it lacks, and try again"
 # What OpenSSH says, and what that means: a sentence about the host, and a hint.
 _MEANINGS = (
     (
@@ -80,10 +82,16 @@ def host_from_text(text: str) -> Host:
     """Return the host that `ssh://[user@]host[:port][/cpu:threads=1]` names; IPv6 addresses stand in brackets.
 
     Raises:
-        UsageError: It names none.
+        UsageError: It names none, or holds a password, which is not repeated.
     """
     place, _, device = text.removeprefix(SCHEME).partition("/")
     match = re.fullmatch(r"(?:([^@]*)@)?(\[[^\]]*\]|[^:@]*)(?::([0-9]{1,5}))?", place)
+    user, _, host = text.rpartition("@")
+    if ":" in user.removeprefix(SCHEME):
+        raise UsageError(
+            f"before {host!r} stands what looks like a password, and ssh takes none there",
+            "name the user alone, and let your key in with `ssh-copy-id`",
+        )
     if not text.startswith(SCHEME) or match is None:
         raise UsageError(f"{text!r} names no host", EXAMPLE)
     part = device_from_text(device or "cpu")
@@ -139,6 +147,11 @@ class Ssh:
             if process.returncode:
                 raise self._failure(process.returncode, complaints)
 
+    def failure(self, ended: Ended) -> EffvitError:
+        """Return an error of the kind that a program of ours ended with there."""
+        kinds = {2: UsageError, 3: UnavailableError}
+        return kinds.get(ended.code, CheckFailedError)(f"{self.host}: {ended.message}", ended.hint)
+
     def _failure(self, code: int, complaints: IO[bytes]) -> EffvitError:
         complaints.seek(0)
         text = complaints.read().decode(errors="replace").strip()
@@ -147,13 +160,16 @@ class Ssh:
         for phrase, meaning, hint in _MEANINGS:
             if code == FAILED and phrase in text:
                 return UnavailableError(f"{self.host} {meaning}", hint)
-        last = text.splitlines()[-1] if text else f"ssh ended with exit code {code}"
-        if code == FAILED:
+        said = complaint(text)
+        if code == FAILED or code < 0:  # ssh itself was killed
             return UnavailableError(
-                f"the connection to {self.host} broke: {last}",
+                f"the connection to {self.host} broke: {said.message or f'ssh ended with exit code {code}'}",
                 "give the same command again: what was started there goes on, and is found again",
             )
-        return CheckFailedError(f"{self.host}: {last.removeprefix('error: ')}", "see what it lacks, and try again")
+        if said.ours:
+            return self.failure(Ended(code, said.message, said.hint or _TRY_AGAIN))
+        message = said.message or f"a command ended with exit code {code}"
+        return CheckFailedError(f"{self.host}: {message}", _TRY_AGAIN)
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
