@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -29,11 +30,15 @@ PACKAGES = (
 
 # More of them make no name.
 _MOST_FACTS = 3
+_RUNNING = Path("/proc/thread-self/exe")
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The machine and the software that produced an outcome; `cores` are those this process may use."""
+    """The machine and the software that produced an outcome; `cores` are those this process may use.
+
+    `emulated`: a program like qemu carried out its instructions, so that its times and its memory are those of that.
+    """
 
     cpu: str
     cores: int
@@ -43,11 +48,15 @@ class Environment:
     python: str
     packages: tuple[tuple[str, str], ...]
     threads: int
+    emulated: bool = False
 
     @property
     def key(self) -> str:
         """Equal for equal environments, 8 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        known = asdict(self)
+        if not self.emulated:
+            del known["emulated"]  # what was measured before emulators were noticed keeps its key
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def facts(environment: Environment) -> list[tuple[str, str]]:
@@ -93,8 +102,9 @@ def _told_apart(hardware: str, alike: Sequence[Environment]) -> list[tuple[Envir
 
 def capture_environment(threads: int | None = None) -> Environment:
     """Return the facts of this machine; `threads` is what runtimes are told to use (default: every usable core)."""
+    emulated = is_emulated()
     return Environment(
-        cpu=_cpu_model(),
+        cpu=f"{platform.machine()}, emulated on {_cpu_model()}" if emulated else _cpu_model(),
         cores=usable_cores(),
         ram_bytes=_ram_bytes(),
         gpus=nvidia_gpus(),
@@ -102,7 +112,28 @@ def capture_environment(threads: int | None = None) -> Environment:
         python=platform.python_version(),
         packages=tuple((name, version) for name in PACKAGES if (version := package_version(name)) is not None),
         threads=threads or usable_cores(),
+        emulated=emulated,
     )
+
+
+def is_emulated(running: Path = _RUNNING, program: str = sys.executable) -> bool:
+    """Return whether this process, as the kernel sees it, runs a program for another processor than Python's is for.
+
+    An emulator of user programs answers in its own way for what lies in /proc/self, so that these see themselves there.
+    Elsewhere in /proc it is itself. One that emulates a whole machine, with a kernel of its own, is not noticed.
+    """
+    real, apparent = _processor_of(running), _processor_of(Path(program))
+    return None not in (real, apparent) and real != apparent
+
+
+def _processor_of(program: Path) -> bytes | None:
+    """Return what an ELF file calls the processor that it is for; None for another kind of file, or none."""
+    try:
+        with program.open("rb") as file:
+            head = file.read(20)
+    except OSError:
+        return None
+    return head[18:20] if head.startswith(b"\x7fELF") and len(head) == 20 else None
 
 
 def usable_cores() -> int:

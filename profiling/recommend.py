@@ -86,8 +86,9 @@ class Recommendation:
 
     `choice` is the best of what keeps all limits by its best estimates, and None where nothing does; then `nearest` is
     what comes closest. `safe` is the best that keeps them beyond doubt, where that is another one. `relaxations` begin
-    with the limit that binds. `unstable`, `unmeasured` and `lacking` count cells that could not be considered: for the
-    machine was not theirs, for they have no numbers, or not the one that is the objective.
+    with the limit that binds. `unstable`, `unmeasured`, `lacking` and `emulated` count cells that could not be
+    considered: for the machine was not theirs, for they have no numbers, or not the one that is the objective, or for
+    these are those of an emulator.
     """
 
     machine: str
@@ -103,6 +104,7 @@ class Recommendation:
     unstable: int
     unmeasured: int
     lacking: int
+    emulated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ def _recommendation(
     constraints: Constraints,
     objective: Objective,
 ) -> Recommendation:
+    emulated = sum(row.emulated for row in rows)
+    rows = [row for row in rows if not row.emulated]
     usable = [row for row in rows if row.outcome.evidence is not None and not row.unstable]
     entries = [entry for row in usable if (entry := _entry(row, exact, constraints, objective)) is not None]
     candidates = [entry.candidate for entry in entries]
@@ -154,6 +158,7 @@ def _recommendation(
         sum(row.unstable for row in rows),
         sum(row.outcome.evidence is None for row in rows),
         len(usable) - len(candidates),
+        emulated,
     )
 
 

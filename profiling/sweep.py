@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
 
-from effvit.environment import capture_environment
+from effvit.environment import Environment, capture_environment
 from effvit.export.base import Artifact
 from effvit.interruption import uninterrupted
 from effvit.profiling.bench import Bench, known_accuracies
@@ -178,7 +178,7 @@ class _Sweep:
             evidence=result.evidence if isinstance(result, Measured) else None,
             stage=stage,
             reason=reason,
-            notes=_notes(run, group.workload, result),
+            notes=_notes(run, group.workload, result, self.environment),
             training=training_cost(run),
         )
         append(self.results, outcome)
@@ -196,7 +196,7 @@ class _Sweep:
         return ("unstable", "measure", result.unstable) if result.unstable else ("ok", None, "")
 
 
-def _notes(run: Run, workload: Workload, result: Measured | Refusal) -> tuple[str, ...]:
+def _notes(run: Run, workload: Workload, result: Measured | Refusal, machine: Environment) -> tuple[str, ...]:
     trained = run.record.spec.trained
     notes = list(run.record.warnings)
     if trained != (workload.height, workload.width):
@@ -204,4 +204,6 @@ def _notes(run: Run, workload: Workload, result: Measured | Refusal) -> tuple[st
         notes.append(f"trained at {size} px; the position embedding was resampled without further training")
     if isinstance(result, Measured) and result.evidence.settings is not None:
         notes += result.evidence.settings.remarks()
+    if machine.emulated:
+        notes.append("emulated: times and memory are those of the emulator, and rank nothing")
     return tuple(notes)

@@ -58,7 +58,8 @@ class Row:
     and workload. `speedup` is its median latency over this one, paired round by round, and None unless both were
     measured in the same rounds. `ceiling` is the speed-up if the attention core were free, `macs_ratio` the softmax
     model's MACs over this model's, `top1_gap` this top-1 minus the baseline's, as a share. `standings` tell for each
-    of `PRICES` how the row stands in top-1 against that within the context; an unstable row stands nowhere.
+    of `PRICES` how the row stands in top-1 against that within the context; an unstable row stands nowhere, and an
+    emulated one neither there nor against its baseline.
     """
 
     outcome: Outcome
@@ -93,6 +94,11 @@ class Row:
     def unstable(self) -> bool:
         """Whether it was measured, and cannot be relied on."""
         return self.outcome.status == "unstable"
+
+    @property
+    def emulated(self) -> bool:
+        """Whether its times and its memory are those of an emulator, and rank nothing."""
+        return self.outcome.environment.emulated
 
     @property
     def is_baseline(self) -> bool:
@@ -194,7 +200,7 @@ def _compared(row: Row, baselines: Sequence[Outcome]) -> Row:
     ceiling = reference.cost.ceiling
     if row.is_baseline:
         return replace(row, ceiling=ceiling)
-    paired = reference.comparison == evidence.comparison
+    paired = reference.comparison == evidence.comparison and not row.emulated
     return replace(
         row,
         baseline=baseline,
@@ -234,7 +240,7 @@ def _with_standings(rows: Sequence[Row]) -> list[Row]:
         groups[row.context].append(row)
     marked: list[Row] = []
     for group in groups.values():
-        top1 = [None if row.unstable else _estimate(row.reading("accuracy.top1")) for row in group]
+        top1 = [None if row.unstable or row.emulated else _estimate(row.reading("accuracy.top1")) for row in group]
         columns = [pareto.standings(top1, [_paid(row, price) for row in group]) for price in PRICES]
         marked += [replace(row, standings=stand) for row, stand in zip(group, zip(*columns, strict=True), strict=True)]
     return marked

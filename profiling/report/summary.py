@@ -75,6 +75,8 @@ def default_context(rows: Sequence[Row]) -> Context:
 def _sentences(rows: Sequence[Row]) -> tuple[str, ...]:
     if not any(row.outcome.evidence for row in rows):
         return ("No cell was measured.",)
+    if rows[0].emulated:  # and with it the whole context
+        return ("It was emulated: its times and its memory are those of the emulator, and rank nothing.",)
     sentences = [_safest(rows), _fastest(rows), _front(rows), _most_accurate(rows), _decided(rows)]
     return tuple(sentence for sentence in sentences if sentence)
 
