@@ -30,6 +30,7 @@ from effvit.cli.options import (
 )
 from effvit.cli.output import CountingBar, hint, progress_bars, say, write
 
+HostArgument = Annotated[str, typer.Argument(metavar="ssh://USER@HOST", help="the device, as --device names it")]
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -124,10 +125,19 @@ def pack_kit(
     hint(f"copy it and the agent to the device, and run `python3 effvit-agent.pyz run {out.name}` there")
 
 
+@app.command("stop", short_help="end what measures on a device")
+def stop_host(host: HostArgument) -> None:
+    """End every agent on a device; what was measured stays, and the same `effvit profile` goes on with the rest."""
+    from effvit.profiling.agent.remote import stop
+    from effvit.profiling.agent.ssh import Ssh, host_from_text
+
+    target = host_from_text(host)
+    stop(Ssh(target))
+    say(f"nothing of ours measures on {target}")
+
+
 @app.command("clean", short_help="remove what was copied to a device")
-def clean_host(
-    host: Annotated[str, typer.Argument(metavar="ssh://USER@HOST", help="the device, as --device names it")],
-) -> None:
+def clean_host(host: HostArgument) -> None:
     """End every agent on a device, and remove all that `effvit profile --device ssh://...` has copied there."""
     from effvit.profiling.agent.remote import clean
     from effvit.profiling.agent.ssh import Ssh, host_from_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -94,6 +95,7 @@ def main() -> None:
 
     So does the first Ctrl-C. A second one ends the process, with which its workers end.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # what ONNX Runtime tells its makers otherwise, by itself
     with second_ends_at_once():
         code = _exit_code(sys.argv[1:] or ["--help"])
     sys.exit(code)

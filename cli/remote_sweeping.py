@@ -94,7 +94,7 @@ def follow_all(sweeps: Sequence[RemoteSweep], results: Path, progress: Progress)
             going -= event is None
             one.take(event)
     except KeyboardInterrupt:
-        say("what was started on other machines goes on; `effvit agent clean` ends it")
+        say("what was started on other machines goes on; `effvit agent stop` ends it")
         raise
     finally:
         for sweep in sweeps:

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,13 +32,15 @@ PACKAGES = (
 
 # More of them make no name.
 _MOST_FACTS = 3
+_RUNNING = Path("/proc/thread-self/exe")
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
     """The machine and the software that produced an outcome; `cores` are those this process may use.
 
-    `hardware` is None in files of versions that did not write it.
+    `hardware` is None in files of versions that did not write it. `emulated`: a program like qemu carried out its
+    instructions, so that its times and its memory are those of that.
     """
 
     cpu: str
@@ -49,6 +52,7 @@ class Environment:
     packages: tuple[tuple[str, str], ...]
     threads: int
     hardware: Hardware | None = None
+    emulated: bool = False
 
     @property
     def key(self) -> str:
@@ -56,6 +60,8 @@ class Environment:
         facts = asdict(self)
         if self.hardware is None:
             del facts["hardware"]  # what was written before it was known keeps its key
+        if not self.emulated:
+            del facts["emulated"]  # as does what was measured before emulators were noticed
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
@@ -153,8 +159,9 @@ def capture_environment(threads: int | None = None, name: str = "") -> Environme
 
     `threads` is what runtimes are told to use (default: every usable core).
     """
+    emulated = is_emulated()
     return Environment(
-        cpu=_cpu_model(),
+        cpu=f"{platform.machine()}, emulated on {_cpu_model()}" if emulated else _cpu_model(),
         cores=usable_cores(),
         ram_bytes=_ram_bytes(),
         gpus=nvidia_gpus(),
@@ -163,7 +170,28 @@ def capture_environment(threads: int | None = None, name: str = "") -> Environme
         packages=tuple((name, version) for name in PACKAGES if (version := package_version(name)) is not None),
         threads=threads or usable_cores(),
         hardware=read_hardware(name),
+        emulated=emulated,
     )
+
+
+def is_emulated(running: Path = _RUNNING, program: str = sys.executable) -> bool:
+    """Return whether this process, as the kernel sees it, runs a program for another processor than Python's is for.
+
+    An emulator of user programs answers in its own way for what lies in /proc/self, so that these see themselves there.
+    Elsewhere in /proc it is itself. One that emulates a whole machine, with a kernel of its own, is not noticed.
+    """
+    real, apparent = _processor_of(running), _processor_of(Path(program))
+    return None not in (real, apparent) and real != apparent
+
+
+def _processor_of(program: Path) -> bytes | None:
+    """Return what an ELF file calls the processor that it is for; None for another kind of file, or none."""
+    try:
+        with program.open("rb") as file:
+            head = file.read(20)
+    except OSError:
+        return None
+    return head[18:20] if head.startswith(b"\x7fELF") and len(head) == 20 else None
 
 
 def usable_cores() -> int:

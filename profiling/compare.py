@@ -146,26 +146,34 @@ def _changes(
         return []
     device = str(pair.outcome.cell.device)
     by_name = {one.name: one.floor for one in floors if one.device == device}
-    shaken = [
-        side
-        for side, taken in (("A", pair.before), ("B", pair.now))
-        if all(one.outcome.status == "unstable" for one in taken if one.outcome.evidence)
-    ]
+    doubt = _doubt(pair)
     found = []
     for name in names:
         limit = limits.get(name)
         change = _accuracy(name, pair) if in_points(name) else _ratio(name, pair, by_name.get(name))
         change = replace(change, limit=limit)
-        if shaken and name.split(".")[0] in _TIMED and change.change is not None:
-            change = _doubted(change, " and ".join(shaken))
+        if doubt and name.split(".")[0] in _TIMED and change.change is not None:
+            change = _doubted(change, doubt)
         found.append(change)
     return found
 
 
-def _doubted(change: MetricChange, sides: str) -> MetricChange:
+def _doubt(pair: Pair) -> str:
+    """Return why the times of one side cannot be relied on; empty where they can."""
+    sides = (("A", pair.before), ("B", pair.now))
+    emulated = [side for side, taken in sides if any(one.outcome.environment.emulated for one in taken)]
+    if emulated:
+        return f"{' and '.join(emulated)} emulated: the times are those of the emulator"
+    shaken = [
+        side for side, taken in sides if all(one.outcome.status == "unstable" for one in taken if one.outcome.evidence)
+    ]
+    return f"{' and '.join(shaken)} unstable: the machine was not ours" if shaken else ""
+
+
+def _doubted(change: MetricChange, doubt: str) -> MetricChange:
     """Return a change that decides nothing, because the times of one side cannot be relied on."""
     verdict: Verdict = "cannot be told" if change.limit is not None else "no limit"
-    return replace(change, note=f"{sides} unstable: the machine was not ours", verdict=verdict)
+    return replace(change, note=doubt, verdict=verdict)
 
 
 def _ratio(name: str, pair: Pair, floor: Floor | None) -> MetricChange:

@@ -103,7 +103,8 @@ class _GroupMeasurement(ABC):
         contender.accuracy = self.bench.accuracies.get(key)
 
     def _count(self, pixels: Pixels, key: AccuracyKey, contender: Contender) -> None:
-        counted = contender.worker.evaluate(pixels.path, pixels.labels, self.group.evaluation_batch)
+        batch = self.group.evaluation_batch(self.bench.effort)
+        counted = contender.worker.evaluate(pixels.path, pixels.labels, batch)
         self.bench.accuracies[key] = replace(counted, of_images=pixels.of_images, images_key=pixels.key)
 
     def _time_stages(self, contender: Contender) -> None:

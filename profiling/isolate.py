@@ -19,6 +19,7 @@ import msgspec
 
 import effvit
 from effvit.accuracy import Accuracy
+from effvit.errors import StorageError
 from effvit.export.base import Artifact
 from effvit.export.settings import RuntimeSettings
 from effvit.interruption import uninterrupted
@@ -31,6 +32,8 @@ from effvit.profiling.timer import Round
 if TYPE_CHECKING:
     from typing import Self
 
+# ONNX Runtime 1.32 keeps a database of what is done with it in the home, and a thread that sends it.
+QUIET = "ORT_DISABLE_TELEMETRY"
 WORKER = (sys.executable, "-m", "effvit.profiling.worker")
 
 
@@ -58,7 +61,7 @@ class Opened:
 
 
 class IsolatedWorker:
-    """A worker process; use it in a `with` block. All calls raise CellFailure."""
+    """A worker process; use it in a `with` block. All calls raise CellFailure, or StorageError where a disk is full."""
 
     def __init__(self, timeout_s: float, program: Sequence[str] = WORKER) -> None:
         calls_in, calls_out = os.pipe()
@@ -71,8 +74,9 @@ class IsolatedWorker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # GPUs are numbered as the driver's own tools do it, unless someone wants otherwise.
-            env={"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ, "PYTHONPATH": path},
+            # Unless someone wants otherwise, GPUs are numbered as the driver's own tools do it, and nothing that a
+            # runtime tells its makers is collected beside the measuring.
+            env={"CUDA_DEVICE_ORDER": "PCI_BUS_ID", QUIET: "1", **os.environ, "PYTHONPATH": path},
             # Ctrl-C goes to the whole terminal's process group; the sweep alone decides what becomes of a cell.
             start_new_session=True,
         )
@@ -209,6 +213,8 @@ class IsolatedWorker:
         answer = json.loads(line)
         if "error" in answer:
             status, message = answer["error"]["status"], answer["error"]["message"]
+            if answer["error"]["disk"] is not None:
+                raise StorageError(message, answer["error"]["disk"])
             crowded = status == "oom" and self._device.memory_bytes is None
             raise CellFailure(status, message + self._limit() if status == "oom" else message, crowded=crowded)
         result: dict[str, Any] = answer["result"]

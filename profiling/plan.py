@@ -152,10 +152,10 @@ class Group:
         engine = engine_for(batch) if self.backend.device_bound else DEFAULT_ENGINE
         return Source(run, height, width, self.precision, pins=run.pins, engine=engine)
 
-    @property
-    def evaluation_batch(self) -> int:
-        """The batch of verifying and evaluating: in limited memory no larger one than was asked about."""
-        return EVALUATION_BATCH if self.device.memory_bytes is None else min(EVALUATION_BATCH, self.workload.batch)
+    def evaluation_batch(self, effort: Effort) -> int:
+        """Return the batch of verifying and evaluating: where memory is short, no larger one than was asked about."""
+        short = effort.frugal or self.device.memory_bytes is not None
+        return min(EVALUATION_BATCH, self.workload.batch) if short else EVALUATION_BATCH
 
     def threads(self, of_all_cores: int) -> int:
         """Return how many threads runtimes are told to use: `of_all_cores` on a device that does not say."""
@@ -190,6 +190,7 @@ class Effort:
 
     `timeout_s` bounds a cell's process; `threads` is what runtimes are told to use on a device that does not say.
     Accuracy is measured on `eval_images` held-out images (0: all of them), artifacts are verified on `verify_images`.
+    With `frugal` neither takes more memory than the cell itself.
     """
 
     threads: int
@@ -203,6 +204,7 @@ class Effort:
     verify_images: int = 64
     max_noise: float = 0.02
     tolerance: Tolerance = TOLERANCE
+    frugal: bool = False
 
     def __post_init__(self) -> None:
         for name in ("threads", "rounds", "samples", "verify_images"):

@@ -60,7 +60,7 @@ class Preparation:
         self._stage(f"verifying {run.record.spec.attention}, {group}")
         some = self._pixels.get(run, workload.height, workload.width, self._effort.verify_images)
         out = some.path.with_suffix(".logits.npy")
-        worker.predict(some.path, out, group.evaluation_batch)
+        worker.predict(some.path, out, group.evaluation_batch(self._effort))
         verified = self._judged(group, run, artifact, some, np.load(out))
         self._artifacts[_key(group, run)] = verified
         return verified

@@ -92,9 +92,10 @@ class Recommendation:
 
     `choice` is the best of what keeps all limits by its best estimates, and None where nothing does; then `nearest` is
     what comes closest. `safe` is the best that keeps them beyond doubt, where that is another one. `relaxations` begin
-    with the limit that binds. `unstable`, `unmeasured` and `lacking` count cells that could not be considered: for the
-    machine was not theirs, for they have no numbers, or not the one that is the objective. `caveats` say what heat, or
-    want of power, did to the choice and to cells beside it, a sentence each.
+    with the limit that binds. `unstable`, `unmeasured`, `lacking` and `emulated` count cells that could not be
+    considered: for the machine was not theirs, for they have no numbers, or not the one that is the objective, or for
+    these are those of an emulator. `caveats` say what heat, or want of power, did to the choice and to cells beside it,
+    a sentence each.
     """
 
     machine: str
@@ -110,6 +111,7 @@ class Recommendation:
     unstable: int
     unmeasured: int
     lacking: int
+    emulated: int = 0
     caveats: tuple[str, ...] = ()
 
 
@@ -151,6 +153,8 @@ def _recommendation(
     constraints: Constraints,
     objective: Objective,
 ) -> Recommendation:
+    emulated = sum(row.emulated for row in rows)
+    rows = [row for row in rows if not row.emulated]
     usable = [row for row in rows if row.outcome.evidence is not None and not row.unstable]
     entries = [entry for row in usable if (entry := _entry(row, exact, constraints, objective)) is not None]
     candidates = [entry.candidate for entry in entries]
@@ -169,6 +173,7 @@ def _recommendation(
         sum(row.unstable for row in rows),
         sum(row.outcome.evidence is None for row in rows),
         len(usable) - len(candidates),
+        emulated,
         tuple(_caveats(rows, next((entry.row for entry in entries if entry.candidate is choice), None))),
     )
 

@@ -192,7 +192,7 @@ class _Sweep:
             evidence=result.evidence if isinstance(result, Measured) else None,
             stage=stage,
             reason=reason,
-            notes=_notes(run, group.workload, result),
+            notes=_notes(run, group.workload, result, self.environment),
             training=training_cost(run),
         )
         append(self.results, outcome)
@@ -210,7 +210,7 @@ class _Sweep:
         return ("unstable", "measure", result.unstable) if result.unstable else ("ok", None, "")
 
 
-def _notes(run: Run, workload: Workload, result: Measured | Refusal) -> tuple[str, ...]:
+def _notes(run: Run, workload: Workload, result: Measured | Refusal, machine: Environment) -> tuple[str, ...]:
     trained = run.record.spec.trained
     notes = list(run.record.warnings)
     if run.pins:
@@ -220,4 +220,6 @@ def _notes(run: Run, workload: Workload, result: Measured | Refusal) -> tuple[st
         notes.append(f"trained at {size} px; the position embedding was resampled without further training")
     if isinstance(result, Measured) and result.evidence.settings is not None:
         notes += result.evidence.settings.remarks()
+    if machine.emulated:
+        notes.append("emulated: times and memory are those of the emulator, and rank nothing")
     return tuple(notes)

@@ -1,25 +1,35 @@
 """The process one cell is measured in: `python -m effvit.profiling.worker FD_IN FD_OUT`.
 
 Calls arrive as JSON lines on one pipe and answers leave on another, so that whatever a runtime prints stays harmless.
-An answer is `{"result": ...}`, or `{"error": {"kind", "status", "message"}}`; the worker then waits for the next call.
+An answer is `{"result": ...}`, or `{"error": {"status", "message", "disk"}}`, where `disk` is a hint if that is full;
+the worker then waits for the next call.
 """
 
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from effvit.errors import BackendUnavailableError, EffvitError, ExportError, LackingError, UnsupportedError
+from effvit.errors import (
+    BackendUnavailableError,
+    EffvitError,
+    ExportError,
+    LackingError,
+    StorageError,
+    UnsupportedError,
+)
 from effvit.evaluate import count_correct, merge
 from effvit.export.base import Artifact, Session, StagedSession, pick_backend
 from effvit.memory import ResidentMemory, forget_peak, limit_data, resident_memory
@@ -31,6 +41,7 @@ from effvit.profiling.gpu import GpuMeter
 from effvit.profiling.records import HostMemory
 from effvit.profiling.staging import time_stages
 from effvit.profiling.timer import time_round
+from effvit.storage import storage_errors
 
 PART = 16
 """Images that are normalised at once."""
@@ -141,7 +152,10 @@ class Worker:
     def predict(self, pixels: str, out: str, batch: int) -> dict[str, object]:
         """Write the logits of all images in the file `pixels` to the file `out`."""
         parts = [logits for logits, _ in self._logits(pixels, batch)]
-        np.save(out, np.concatenate(parts))
+        content = io.BytesIO()  # numpy does not tell why a file cannot be written
+        np.save(content, np.concatenate(parts))
+        with storage_errors(Path(out)):
+            Path(out).write_bytes(content.getvalue())
         return {}
 
     def evaluate(self, pixels: str, labels: list[int], batch: int) -> dict[str, object]:
@@ -165,9 +179,8 @@ class Worker:
         return self._session
 
     def _logits(self, pixels: str, batch: int) -> Any:
-        session, images = self._opened(), np.load(pixels, mmap_mode="r")
-        for start in range(0, len(images), batch):
-            part = images[start : start + batch]
+        session = self._opened()
+        for start, part in _parts(pixels, batch):
             session.bind(self._normalised(part, len(part)))
             session.launch()
             session.synchronize()
@@ -205,6 +218,18 @@ OUT_OF_MEMORY = (
 CALLS = ("hold", "prepare", "open", "memory", "limit_memory", "round", "stages", "predict", "evaluate")
 
 
+def _parts(pixels: str, batch: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the images in the file `pixels`, so many at a time, and the place of the first of them.
+
+    They are read, not mapped: of a file that is mapped, all that was touched counts as memory of the process.
+    """
+    stored = np.load(pixels, mmap_mode="r")
+    for start in range(0, len(stored), batch):
+        count, size = min(batch, len(stored) - start), stored[0].size
+        part = np.fromfile(pixels, stored.dtype, count * size, offset=stored.offset + start * stored[0].nbytes)
+        yield start, part.reshape(count, *stored.shape[1:])
+
+
 def serve(worker: Worker, lines: Any, answer: Callable[[dict[str, object]], None]) -> None:
     """Answer calls until the pipe closes."""
     for line in lines:
@@ -215,7 +240,8 @@ def serve(worker: Worker, lines: Any, answer: Callable[[dict[str, object]], None
             answer({"result": getattr(worker, call["name"])(**call["arguments"])})
         # The boundary between a runtime's code and ours: whatever it raises becomes the cell's outcome.
         except Exception as error:  # noqa: BLE001
-            answer({"error": {"status": _status(error, worker.short_of_memory), "message": _message(error)}})
+            problem = {"status": _status(error, worker.short_of_memory), "message": _message(error)}
+            answer({"error": {**problem, "disk": error.hint if isinstance(error, StorageError) else None}})
 
 
 def _ledger(steps: Sequence[ResidentMemory], forgotten: bool, images_bytes: int) -> HostMemory:

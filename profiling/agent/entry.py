@@ -9,6 +9,7 @@ import platform
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from effvit.errors import EffvitError, UnavailableError, UsageError
 from effvit.hardware import machine_name
 from effvit.profiling.agent.detached import ENDED, Ended, follow, is_running, start, stop, write_end
 from effvit.profiling.board import BoardMeter
+from effvit.storage import storage_errors
 
 RESULTS = "results.jsonl"
 INTERRUPTED = 130
@@ -26,14 +28,18 @@ PACKAGES = ("numpy", "onnxruntime", "openvino")
 
 def main(code: str, arguments: Sequence[str] | None = None) -> int:
     """Run one command of the agent, whose code has the hash `code`, and return its exit code."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # a device is asked for nothing but numbers
     asked = _parser(code).parse_args(arguments)
     ended = _carried_out(code, asked)
-    if ended.message:
-        print(f"error: {ended.message}", file=sys.stderr)
-    if ended.hint:
-        print(f"\nhint: {ended.hint}", file=sys.stderr)
+    # Where the disk is full, neither may find a place; who follows sees that it is.
     if asked.command == "run" and asked.ended is not None:
-        write_end(asked.ended, ended)
+        with suppress(OSError):
+            write_end(asked.ended, ended)
+    with suppress(OSError):
+        if ended.message:
+            print(f"error: {ended.message}", file=sys.stderr)
+        if ended.hint:
+            print(f"\nhint: {ended.hint}", file=sys.stderr)
     return ended.code
 
 
@@ -46,7 +52,8 @@ def _carried_out(code: str, asked: argparse.Namespace) -> Ended:
         elif asked.command == "start":
             _start(asked)
         elif asked.command == "follow":
-            follow(asked.kit, _say)
+            with suppress(BrokenPipeError):  # nobody listens any more
+                follow(asked.kit, _print)
         else:
             stop(asked.kit)
     except EffvitError as error:
@@ -130,7 +137,19 @@ def _start(asked: argparse.Namespace) -> None:
 
 
 def _say(line: str) -> None:
+    """Tell of the measuring, which goes on where nobody listens any more: outcomes are on disk.
+
+    Raises:
+        StorageError: The disk behind stdout is full.
+    """
+    with storage_errors(Path("what the agent tells")), suppress(BrokenPipeError):
+        _print(line)
+
+
+def _print(line: str) -> None:
     try:
         print(line, flush=True)
-    except BrokenPipeError:  # nobody listens any more: measuring goes on, and outcomes are on disk
+    except OSError:
+        # What is still buffered goes nowhere, or the interpreter tries to write it again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise

@@ -214,5 +214,5 @@ def images_of(kit: Kit, run: str, height: int, width: int, at_most: int) -> KitI
 
 
 def effort_here(kit: Kit) -> Effort:
-    """Return the kit's effort with the threads of this machine."""
-    return replace(kit.effort, threads=usable_cores())
+    """Return the kit's effort with the threads of this machine, and as little memory as its cells need."""
+    return replace(kit.effort, threads=usable_cores(), frugal=True)

@@ -17,10 +17,10 @@ from typing import Literal, TypeVar
 import msgspec
 
 from effvit.environment import Environment
-from effvit.errors import CheckFailedError, EffvitError, ResultError, UnavailableError, UsageError
+from effvit.errors import CheckFailedError, ResultError, UnavailableError
 from effvit.export.base import pick_backend
 from effvit.profiling.agent.archive import build
-from effvit.profiling.agent.detached import Ended
+from effvit.profiling.agent.detached import Ended, error_of
 from effvit.profiling.agent.kit import KIT, Kit, encode
 from effvit.profiling.agent.measuring import AS_ASKED, INSTALL, Allowed
 from effvit.profiling.agent.packing import BACKENDS, Packing, pack
@@ -41,7 +41,7 @@ _AT_ONCE = 2**20
 _DISTRIBUTIONS = {"ort-cpu": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}
 # Both run on whatever Python there is, to tell what is missing. File names are made by us, of hexadecimal digits.
 _PROBE = """\
-import hashlib, json, os, sys
+import hashlib, importlib.util, json, os, sys, sysconfig
 try:
     from importlib.metadata import version
 except ImportError:
@@ -65,6 +65,8 @@ print(json.dumps({
     "python": list(sys.version_info[:3]),
     "packages": {name: installed(name) for name in asked["packages"]},
     "missing": [n for n, digest in asked["files"].items() if not intact(os.path.join(asked["root"], n), digest)],
+    "pip": importlib.util.find_spec("pip") is not None,
+    "managed": os.path.exists(os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")),
 }))
 """
 _RECEIVE = """\
@@ -76,30 +78,43 @@ for name, size, digest in header["files"]:
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         part, found = path + ".part", hashlib.sha256()
-        with open(part, "wb") as file:
-            while size:
-                data = source.read(min(size, 1 << 20))
-                if not data:
-                    sys.exit("error: the copy broke off")
-                size -= len(data)
-                found.update(data)
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if found.hexdigest() != digest:
-            sys.exit("error: a file changed on the way")
-        os.replace(part, path)
+        try:
+            with open(part, "wb") as file:
+                while size:
+                    data = source.read(min(size, 1 << 20))
+                    if not data:
+                        sys.exit("error: the copy broke off")
+                    size -= len(data)
+                    found.update(data)
+                    file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if found.hexdigest() != digest:
+                sys.exit("error: a file changed on the way\\n\\nhint: give the same command again: it is copied anew")
+            os.replace(part, path)
+        finally:
+            if os.path.exists(part):
+                os.remove(part)
     except OSError as error:
-        sys.exit("error: %s cannot be written: %s" % (path, error.strerror))
+        sys.stderr.write("error: %s cannot be written: %s\\n\\n" % (path, (error.strerror or "it failed").lower()))
+        sys.stderr.write("hint: free some space there, and give the same command again\\n")
+        sys.exit(2)
 """
 _STOP_ALL = """\
 import glob, os, subprocess, sys
 agents = sorted(glob.glob(os.path.join(sys.argv[1], "agents", "*.pyz")), key=os.path.getmtime)
 for kit in glob.glob(os.path.join(sys.argv[1], "kits", "*")):
     for agent in agents[-1:]:
-        subprocess.call([sys.executable, agent, "stop", kit])
+        code = subprocess.call([sys.executable, agent, "stop", kit])
+        if code:
+            sys.exit(code)
 """
-_CLEAN = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
+_CLEAN = """\
+import os, shutil, sys
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+if os.path.lexists(sys.argv[1]):
+    sys.exit("error: %s cannot be removed\\n\\nhint: see whom it belongs to" % os.path.abspath(sys.argv[1]))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +128,16 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a machine has: its Python, versions of packages (None: not installed), which files it lacks."""
+    """What a machine has: its Python, versions of packages (None: not installed), which files it lacks.
+
+    A `managed` Python belongs to the system, and pip installs nothing into it without being told to.
+    """
 
     python: tuple[int, ...]
     packages: dict[str, str | None]
     missing: frozenset[str]
+    pip: bool = True
+    managed: bool = False
 
 
 class Event(msgspec.Struct):
@@ -176,7 +196,10 @@ class Following:
         Raises:
             EffvitError: Of the kind that the agent ended with.
         """
-        if self._ended is None or self._ended.code:
+        if self._ended is None:
+            hint = "give the same command again: it goes on"
+            raise UnavailableError(f"{self._host} does not tell how its agent ended", hint)
+        if self._ended.code:
             raise error_of(self._host, self._ended)
         return list(self._outcomes.values())
 
@@ -205,6 +228,8 @@ class RemoteSweep:
 
         Raises:
             UnavailableError: The host cannot be reached, or lacks Python or a runtime.
+            CheckFailedError: A file changed on the way.
+            UsageError: Another kit is being measured there, or its disk is full.
             EffvitError: Whatever packing raises.
         """
         host = self._ssh.host
@@ -271,6 +296,8 @@ class RemoteSweep:
             self._followed = process
             assert process.stdout is not None
             for line in process.stdout:
+                if not line.endswith(b"\n"):  # the connection broke in the middle of it
+                    break
                 try:
                     yield msgspec.json.decode(line, type=Event)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -314,13 +341,23 @@ class RemoteSweep:
 _TALKATIVE = "let its shell write nothing where it is not interactive: see .bashrc there"
 
 
-def clean(ssh: Ssh) -> None:
-    """End every agent on the host, and remove all that is ours there.
+def stop(ssh: Ssh) -> None:
+    """End every agent on the host; what was measured stays there, and the same sweep goes on with the rest.
 
     Raises:
         UnavailableError: The host cannot be reached.
     """
     ssh.run([PYTHON, "-c", _STOP_ALL, ROOT])
+
+
+def clean(ssh: Ssh) -> None:
+    """End every agent on the host, and remove all that is ours there.
+
+    Raises:
+        UnavailableError: The host cannot be reached.
+        CheckFailedError: Something cannot be removed.
+    """
+    stop(ssh)
     ssh.run([PYTHON, "-c", _CLEAN, ROOT])
 
 
@@ -348,7 +385,7 @@ def _require_version(host: str, probe: Probe) -> None:
 def _require_python(host: str, probe: Probe) -> None:
     _require_version(host, probe)
     if probe.packages["numpy"] is None:
-        raise UnavailableError(f"{host} has no numpy", f"there: {PYTHON} -m pip install numpy")
+        raise UnavailableError(f"{host} has no numpy", _installing(f"{PYTHON} -m pip install numpy", probe))
 
 
 def _backends(host: str, asked: Sequence[str], probe: Probe) -> tuple[str, ...]:
@@ -360,20 +397,19 @@ def _backends(host: str, asked: Sequence[str], probe: Probe) -> tuple[str, ...]:
     there = [name for name, names in _DISTRIBUTIONS.items() if any(probe.packages[one] is not None for one in names)]
     for name in asked:
         if name in BACKENDS and name not in there:
-            raise UnavailableError(f"{host} has no runtime for {name}", f"there: {INSTALL[name]}")
+            raise UnavailableError(f"{host} has no runtime for {name}", _installing(INSTALL[name], probe))
     both = tuple(name for name in there if pick_backend(name).unavailable() is None)
     if not asked and not both:
-        raise UnavailableError(f"{host} has no runtime that is here, too", f"there: {INSTALL['ort-cpu']}")
+        raise UnavailableError(f"{host} has no runtime that is here, too", _installing(INSTALL["ort-cpu"], probe))
     return tuple(asked) or both
+
+
+def _installing(command: str, probe: Probe) -> str:
+    """Return the hint to give a command of pip's on a machine, as its Python wants it."""
+    if probe.managed:  # https://peps.python.org/pep-0668: that of Raspberry Pi OS refuses without this
+        command = command.replace("pip install", "pip install --user --break-system-packages")
+    return f"there: {command}" if probe.pip else f"there: sudo apt install python3-pip && {command}"
 
 
 def _identity(outcome: Outcome) -> tuple[str, str, str, str]:
     return outcome.cell.key, outcome.environment.key, outcome.run, outcome.finished
-
-
-def error_of(host: str, ended: Ended | None) -> EffvitError:
-    """Return the error that an agent on another machine ended with; None: it did not tell how it ended."""
-    if ended is None:
-        return UnavailableError(f"{host} does not tell how its agent ended", "give the same command again: it goes on")
-    kinds = {2: UsageError, 3: UnavailableError}
-    return kinds.get(ended.code, CheckFailedError)(f"{host}: {ended.message}", ended.hint)

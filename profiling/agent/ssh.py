@@ -17,6 +17,7 @@ from typing import IO
 
 from effvit.errors import CheckFailedError, EffvitError, UnavailableError, UsageError
 from effvit.hardware import machine_name
+from effvit.profiling.agent.detached import Ended, complaint, error_of
 from effvit.profiling.devices import Device, device_from_text
 
 _HOST = re.compile(r"(?:([^=:/]*)=)?ssh://")
@@ -31,6 +32,7 @@ OPTIONS = (
 # What ssh itself ends with where it, and not the command, failed.
 FAILED = 255
 NOT_FOUND = 127
+_TRY_AGAIN = "see what it lacks, and try again"
 # What OpenSSH says, and what that means: a sentence about the host, and a hint.
 _MEANINGS = (
     (
@@ -95,11 +97,17 @@ def host_from_text(text: str) -> Host:
     """Return the host that `[name=]ssh://[user@]host[:port][/cpu:threads=1]` names; IPv6 addresses are in brackets.
 
     Raises:
-        UsageError: It names none.
+        UsageError: It names none, or holds a password, which is not repeated.
     """
     begin = _HOST.match(text)
     place, _, device = text[begin.end() :].partition("/") if begin is not None else ("", "", "")
     match = re.fullmatch(r"(?:([^@]*)@)?(\[[^\]]*\]|[^:@]*)(?::([0-9]{1,5}))?", place)
+    user, _, name = (text[begin.end() :] if begin is not None else text).rpartition("@")
+    if ":" in user:
+        raise UsageError(
+            f"before {name!r} stands what looks like a password, and ssh takes none there",
+            "name the user alone, and let your key in with `ssh-copy-id`",
+        )
     if begin is None or match is None:
         raise UsageError(f"{text!r} names no host", EXAMPLE)
     port, part = int(match[3]) if match[3] else None, device_from_text(device or "cpu")
@@ -163,13 +171,16 @@ class Ssh:
         for phrase, meaning, hint in _MEANINGS:
             if code == FAILED and phrase in text:
                 return UnavailableError(f"{self.host} {meaning}", hint)
-        last = text.splitlines()[-1] if text else f"ssh ended with exit code {code}"
-        if code == FAILED:
+        said = complaint(text)
+        if code == FAILED or code < 0:  # ssh itself was killed
             return UnavailableError(
-                f"the connection to {self.host} broke: {last}",
+                f"the connection to {self.host} broke: {said.message or f'ssh ended with exit code {code}'}",
                 "give the same command again: what was started there goes on, and is found again",
             )
-        return CheckFailedError(f"{self.host}: {last.removeprefix('error: ')}", "see what it lacks, and try again")
+        if said.ours:
+            return error_of(str(self.host), Ended(code, said.message, said.hint or _TRY_AGAIN))
+        message = said.message or f"a command ended with exit code {code}"
+        return CheckFailedError(f"{self.host}: {message}", _TRY_AGAIN)
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

@@ -16,10 +16,10 @@ from typing import Protocol
 from effvit.errors import CellsFailedError, UnsupportedError
 from effvit.export.base import pick_backend
 from effvit.interruption import uninterrupted
+from effvit.profiling.agent.detached import error_of
 from effvit.profiling.agent.kit import Kit
 from effvit.profiling.agent.measuring import Allowed
 from effvit.profiling.agent.packing import Packing, collect
-from effvit.profiling.agent.remote import error_of
 from effvit.profiling.cluster.nodes import (
     Demand,
     Member,

@@ -150,6 +150,7 @@ def _left_out(found: Recommendation) -> Iterator[str]:
         (found.unstable, "unstable"),
         (found.unmeasured, "not measured"),
         (found.lacking, "without that number"),
+        (found.emulated, "emulated"),
     )
     parts = [f"{count} {what}" for count, what in counts if count]
     if parts:

@@ -145,7 +145,7 @@ def curves(rows: Sequence[Row]) -> dict[Context, list[Datum]]:
     """Return by context the points of each variant's fitted growth in tokens, over what was measured of it."""
     groups: dict[tuple[Context, str], list[Row]] = defaultdict(list)
     for row in rows:
-        if row.tokens and not row.unstable:
+        if row.tokens and not row.unstable and not row.emulated:
             groups[replace(row.context, batch=0), row.label].append(row)
     found: dict[Context, list[Datum]] = defaultdict(list)
     for (_, label), members in groups.items():

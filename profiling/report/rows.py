@@ -61,9 +61,9 @@ class Row:
     measured in the same rounds. `ceiling` is the speed-up if the attention core were free, `macs_ratio` the softmax
     model's MACs over this model's, `top1_gap` this top-1 minus the baseline's, as a share. `standings` tell for each
     of `PRICES` how the row stands in top-1 against that within the context, by differences of pairs where both cells
-    had the same images, or the same rounds; an unstable row stands nowhere. `pin_cost` is how many times as long a call
-    takes as that of the same artifact without modules kept in fp32, paired in the same way; None where there are none,
-    or nothing to pair with.
+    had the same images, or the same rounds; an unstable row stands nowhere, and an emulated one neither there nor
+    against its baseline. `pin_cost` is how many times as long a call takes as that of the same artifact without modules
+    kept in fp32, paired in the same way; None where there are none, or nothing to pair with.
     """
 
     outcome: Outcome
@@ -99,6 +99,11 @@ class Row:
     def unstable(self) -> bool:
         """Whether it was measured, and cannot be relied on."""
         return self.outcome.status == "unstable"
+
+    @property
+    def emulated(self) -> bool:
+        """Whether its times and its memory are those of an emulator, and rank nothing."""
+        return self.outcome.environment.emulated
 
     @property
     def is_baseline(self) -> bool:
@@ -225,7 +230,7 @@ def _compared(row: Row, baselines: Sequence[Outcome]) -> Row:
     ceiling = reference.cost.ceiling
     if row.is_baseline and (baseline is row.outcome or not row.outcome.cell.pins):
         return replace(row, ceiling=ceiling)
-    paired = reference.comparison == evidence.comparison
+    paired = reference.comparison == evidence.comparison and not row.emulated
     return replace(
         row,
         baseline=baseline,
@@ -266,7 +271,7 @@ def _with_standings(rows: Sequence[Row]) -> list[Row]:
     marked: list[Row] = []
     for group in groups.values():
         cells = [row.outcome.evidence for row in group]
-        top1 = [None if row.unstable else _estimate(row.reading("accuracy.top1")) for row in group]
+        top1 = [None if row.unstable or row.emulated else _estimate(row.reading("accuracy.top1")) for row in group]
         paired = {"latency": margins.latency_margins(cells), "throughput": margins.throughput_margins(cells)}
         same_images = margins.top1_margins(cells)
         columns = [

@@ -78,6 +78,8 @@ def default_context(rows: Sequence[Row]) -> Context:
 def _sentences(rows: Sequence[Row]) -> tuple[str, ...]:
     if not any(row.outcome.evidence for row in rows):
         return ("No cell was measured.",)
+    if rows[0].emulated:  # and with it the whole context
+        return ("It was emulated: its times and its memory are those of the emulator, and rank nothing.",)
     if all(row.unstable for row in rows if row.outcome.evidence):
         return tuple(sentence for sentence in (_SHAKEN, _most_accurate(rows), heat(rows)) if sentence)
     sentences = [_safest(rows), _fastest(rows), _front(rows), _most_accurate(rows), _decided(rows), heat(rows)]

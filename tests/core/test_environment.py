@@ -12,6 +12,7 @@ from effvit.environment import (
     capture_environment,
     engine_gpus,
     gpu_uuid,
+    is_emulated,
     machine_names,
     package_version,
     usable_cores,
@@ -120,3 +121,25 @@ def test_machines_are_named_by_what_tells_them_apart(other: Environment, names: 
 )
 def test_environments_that_differ_in_too_much_or_too_little_are_named_by_their_keys(other: Environment) -> None:
     assert machine_names([MACHINE, other]) == [f"A CPU ({MACHINE.key})", f"A CPU ({other.key})"]
+
+
+def elf(path: Path, processor: int) -> Path:
+    """Return a file that begins like a program for a processor, by the number that the ELF format has for it."""
+    path.write_bytes(b"\x7fELF" + bytes(14) + processor.to_bytes(2, "little"))
+    return path
+
+
+def test_a_process_is_emulated_where_the_kernel_runs_another_kind_of_program(tmp_path: Path) -> None:
+    intel, arm = elf(tmp_path / "qemu-aarch64", 62), elf(tmp_path / "python3", 183)
+    (tmp_path / "script").write_text("#!/bin/sh\n")
+    assert is_emulated(intel, str(arm))
+    assert not is_emulated(arm, str(arm))
+    for unknown in ("script", "none"):
+        assert not is_emulated(tmp_path / unknown, str(arm))
+        assert not is_emulated(intel, str(tmp_path / unknown))
+    assert not is_emulated()
+
+
+def test_an_emulated_environment_says_so_and_the_key_of_others_is_as_before() -> None:
+    assert replace(MACHINE, emulated=True).key != MACHINE.key
+    assert MACHINE.key == "74e78f8a"  # before there was a word of it

@@ -18,13 +18,21 @@ import msgspec
 import numpy as np
 import pytest
 from agents import ABSENT, Workplace, bare_environment, make_workplace, run_agent
+from bare_venv import make_bare_venv
 from sweep_program import QUICK
 
-from effvit.errors import ArtifactError, BackendUnavailableError, ChangedFileError, UnsupportedError, UsageError
+from effvit.errors import (
+    ArtifactError,
+    BackendUnavailableError,
+    ChangedFileError,
+    UnavailableError,
+    UnsupportedError,
+    UsageError,
+)
 from effvit.export.base import backends, pick_backend
 from effvit.profiling.agent import msgspec_stand_in as stand_in
 from effvit.profiling.agent.archive import build, code_digest, modules
-from effvit.profiling.agent.kit import BLOBS, KIT, encode, open_kit
+from effvit.profiling.agent.kit import BLOBS, KIT, effort_here, encode, open_kit
 from effvit.profiling.agent.measuring import LOCK
 from effvit.profiling.agent.packing import Packing, write_kit
 from effvit.profiling.devices import Device
@@ -132,16 +140,20 @@ def test_it_needs_nothing_newer_than_python_3_10(workplace: Workplace) -> None:
             assert (needed or (3, 0)) <= (3, 10), name
 
 
-@pytest.mark.parametrize("minor", [10, 11, 12, 13, 14])
-def test_it_starts_on_every_python_that_is_here(workplace: Workplace, minor: int, tmp_path: Path) -> None:
-    installed = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python"))
-    python = str(installed[-1]) if installed else shutil.which(f"python3.{minor}")
+@pytest.fixture(params=[10, 11, 12, 13, 14])
+def python(request: pytest.FixtureRequest) -> str:
+    """Return a Python 3 of this minor version, if it is here."""
+    version = f"3.{request.param}"
+    installed = sorted(map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python")))
+    for found in (*installed[-1:], shutil.which(f"python{version}")):
+        if found is not None and not subprocess.run([found, "-V"], capture_output=True, check=False).returncode:
+            return found
+    pytest.skip(f"there is no Python {version}")
+
+
+def test_it_starts_on_every_python_that_is_here(workplace: Workplace, python: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if python is None:
-        pytest.skip(f"there is no Python 3.{minor}")
     ended = run_agent(workplace.agent, environment, "facts", python=python)
-    if ended.returncode == 127:
-        pytest.skip(f"there is no Python 3.{minor}")
     assert ended.returncode == 0, ended.stderr
     compiled = subprocess.run(
         [python, "-W", "error", "-c", _COMPILE_ALL, str(workplace.agent)], capture_output=True, text=True, check=False
@@ -156,6 +168,23 @@ with zipfile.ZipFile(sys.argv[1]) as archive:
         if name.endswith(".py"):
             compile(archive.read(name), name, "exec")
 """
+
+
+@pytest.mark.slow
+def test_it_measures_on_every_python_that_is_here(workplace: Workplace, python: str, tmp_path: Path) -> None:
+    try:
+        bare = make_bare_venv(tmp_path / "venv", python)
+    except UnavailableError as error:
+        pytest.skip(f"no runtime for it: {error}")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    results = tmp_path / "results.jsonl"
+    ended = run_agent(workplace.agent, environment, "run", workplace.folder / "kit", "--out", results, python=str(bare))
+    assert ended.returncode == 0, ended.stderr
+    version = subprocess.run([python, "-c", _VERSION], capture_output=True, text=True, check=True).stdout.strip()
+    assert [(one.status, one.environment.python) for one in read(results)] == [("ok", version)] * 2
+
+
+_VERSION = "import platform; print(platform.python_version())"
 
 
 @pytest.mark.parametrize(("absent", "words"), [
@@ -173,6 +202,19 @@ def test_what_is_missing_is_a_sentence_with_the_command_that_installs_it(
     assert "Traceback" not in ended.stderr
     for word in words:
         assert word in ended.stderr
+
+
+def test_a_full_disk_ends_it_with_a_sentence(workplace: Workplace, tmp_path: Path) -> None:
+    command = [sys.executable, str(workplace.agent), "run", str(workplace.folder / "kit")]
+    command += ["--out", str(tmp_path / "results.jsonl"), "--ended", str(tmp_path / "ended.json")]
+    environment = bare_environment(tmp_path / "bare")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            command, env=environment, cwd="/", stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    sentence = "what the agent tells cannot be written: no space left on device"
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (2, f"error: {sentence}")
+    assert json.loads((tmp_path / "ended.json").read_text())["message"] == sentence
 
 
 def test_a_kit_is_measured_by_one_agent_at_a_time(workplace: Workplace, tmp_path: Path) -> None:
@@ -222,6 +264,12 @@ def test_a_damaged_kit_is_a_sentence(tmp_path: Path, content: bytes) -> None:
 def test_limits_without_bounds_survive_the_way(workplace: Workplace) -> None:
     assert np.isinf(workplace.kit.effort.max_noise)
     assert open_kit(workplace.folder / "kit", workplace.folder / "kit" / BLOBS, code_digest()) == workplace.kit
+
+
+def test_on_a_device_nothing_is_predicted_in_larger_batches_than_are_measured(workplace: Workplace) -> None:
+    groups, kit = workplace.kit.plan(workplace.runs).groups(), workplace.kit
+    assert [group.evaluation_batch(effort_here(kit)) for group in groups] == [1, 2]
+    assert {group.evaluation_batch(kit.effort) for group in groups} == {16}
 
 
 def test_what_needs_pytorch_or_a_gpu_is_not_packed(workplace: Workplace, tmp_path: Path) -> None:

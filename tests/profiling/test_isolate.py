@@ -13,6 +13,7 @@ import psutil
 import pytest
 from untrained_runs import make_run
 
+from effvit.errors import StorageError
 from effvit.export.base import Artifact, Source, pick_backend
 from effvit.export.cache import make, reference_logits
 from effvit.profiling.devices import Device
@@ -83,6 +84,22 @@ def test_a_hanging_runtime_is_ended_at_its_time_limit(artifact: Artifact, pixels
         failure = refused(worker, "hanging", artifact, pixels)
     assert failure.status == "timeout"
     assert time.monotonic() - started < 10
+
+
+def test_a_full_disk_is_nothing_that_a_cell_did(worker: IsolatedWorker, artifact: Artifact, pixels: Path) -> None:
+    worker.open("ort-cpu", artifact, 1, 1, pixels)
+    with pytest.raises(StorageError, match="/dev/full cannot be written: no space left on device"):
+        worker.predict(pixels, Path("/dev/full"), 4)
+
+
+def test_a_runtime_collects_nothing_for_its_makers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    with fakes.start_worker(60) as worker:
+        worker.prepare("ort-cpu")
+        worker.ready()
+    assert not list(tmp_path.iterdir())
 
 
 def test_time_spent_parked_does_not_count(artifact: Artifact, pixels: Path) -> None:

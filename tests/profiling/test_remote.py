@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -16,7 +17,7 @@ from ssh_server import SSHD, Server, cut_connections, running_server
 from untrained_runs import make_run
 
 from effvit.environment import capture_environment
-from effvit.errors import CheckFailedError, EffvitError, UnavailableError, UsageError
+from effvit.errors import CheckFailedError, UnavailableError, UsageError
 from effvit.profiling.agent.packing import Packing
 from effvit.profiling.agent.remote import ROOT, RemoteSweep, clean
 from effvit.profiling.agent.ssh import Host, Ssh, host_from_text, names_host
@@ -191,6 +192,55 @@ def test_a_device_with_an_old_python_is_a_sentence(run: Run, pixels: PixelStore,
         RemoteSweep(Ssh(Host("device"), stand_in(tmp_path, old))).start(packing(run, pixels))
 
 
+@pytest.mark.parametrize(
+    ("pip", "managed", "command"),
+    [
+        (True, False, "python3 -m pip install numpy"),
+        (True, True, "python3 -m pip install --user --break-system-packages numpy"),
+        (False, False, "sudo apt install python3-pip && python3 -m pip install numpy"),
+    ],
+)
+def test_the_command_that_installs_is_one_that_the_python_there_takes(
+    run: Run, pixels: PixelStore, tmp_path: Path, pip: bool, managed: bool, command: str
+) -> None:
+    answer = {"python": [3, 11, 2], "packages": {"numpy": None}, "missing": [], "pip": pip, "managed": managed}
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho {shlex.quote(json.dumps(answer))}\n")
+    python.chmod(0o755)
+    with pytest.raises(UnavailableError, match="device has no numpy") as refused:
+        RemoteSweep(Ssh(Host("device"), stand_in(tmp_path, python))).start(packing(run, pixels))
+    assert refused.value.hint == f"there: {command}"
+
+
+@pytest.mark.parametrize("end", ["exit 255", "kill -KILL $$"])
+def test_a_line_that_is_cut_through_is_a_connection_that_broke(tmp_path: Path, end: str) -> None:
+    program = tmp_path / "ssh"
+    program.write_text(f'#!/bin/sh\nprintf \'{{"event": "planned", "cells": 2}}\\n{{"event": "st\'\n{end}\n')
+    program.chmod(0o755)
+    with pytest.raises(UnavailableError, match="the connection to device broke"):
+        RemoteSweep(Ssh(Host("device"), (str(program),))).follow(tmp_path / "results.jsonl", Told())
+
+
+@pytest.mark.parametrize(
+    ("ended", "kind", "message", "hint"),
+    [
+        ("echo 'error: a; $b\n\nhint: do c' >&2; exit 2", UsageError, "device: a; $b", "do c"),
+        ("echo 'error: a\n\nhint: do c' >&2; exit 3", UnavailableError, "device: a", "do c"),
+        ("echo 'error: a' >&2; exit 1", CheckFailedError, "device: a", "see what it lacks, and try again"),
+        ("echo 'Traceback\n  b\nOSError: c' >&2; exit 2", CheckFailedError, "device: OSError: c", "see what it"),
+        ("exit 9", CheckFailedError, "device: a command ended with exit code 9", "see what it"),
+    ],
+)
+def test_how_a_command_failed_there_is_how_it_fails_here(
+    tmp_path: Path, ended: str, kind: type[Exception], message: str, hint: str
+) -> None:
+    with pytest.raises(kind) as failed:
+        Ssh(Host("device"), stand_in(tmp_path, None, ended)).run(["true"])
+    assert type(failed.value) is kind
+    assert str(failed.value) == message
+    assert getattr(failed.value, "hint", "").startswith(hint)
+
+
 def test_a_shell_that_talks_is_a_sentence(run: Run, pixels: PixelStore, python: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckFailedError, match="answers what is no JSON: b'welcome"):
         RemoteSweep(Ssh(Host("device"), stand_in(tmp_path, python, "echo welcome"))).start(packing(run, pixels))
@@ -200,11 +250,12 @@ def test_a_full_disk_is_a_sentence_and_nothing_stays_half_copied(
     run: Run, pixels: PixelStore, python: Path, tmp_path: Path
 ) -> None:
     limited = stand_in(tmp_path, python, "ulimit -f 200")  # blocks of 1 kB
-    with pytest.raises(EffvitError, match="cannot be written: File too large"):
+    with pytest.raises(UsageError, match="cannot be written: file too large"):
         RemoteSweep(Ssh(Host("device"), limited)).start(packing(run, pixels, "ort-cpu"))
-    copied = [path for path in (tmp_path / "home" / ROOT / "blobs").iterdir() if path.suffix != ".part"]
-    assert ".onnx" not in {path.suffix for path in copied}
-    assert all(sha256_of(path) == path.stem for path in copied)
+    there = tmp_path / "home" / ROOT
+    assert {path.suffix for path in there.rglob("*") if path.is_file()} >= {".pyz", ".json"}
+    assert not [path for path in there.rglob("*") if path.suffix in (".onnx", ".part")]
+    assert all(sha256_of(path) == path.stem for path in (there / "blobs").iterdir())
 
 
 def test_a_file_that_changed_there_is_copied_again(run: Run, pixels: PixelStore, python: Path, tmp_path: Path) -> None:
