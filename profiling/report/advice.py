@@ -86,7 +86,7 @@ def why_none(recommendations: Sequence[Recommendation]) -> str:
     )
     if not unstable:
         return "no cell has the number that is to be the best" if lacking else "no cell was measured"
-    what = "the only cell is" if unstable + unmeasured + lacking == 1 else f"{unstable} cells are"
+    what = "1 cell is" if unstable == 1 else f"{unstable} cells are"
     rest = f", and the other {unmeasured + lacking} lack a number" if unmeasured + lacking else ""
     return f"{what} unstable, because other processes ran during the measurement{rest}"
 

@@ -58,7 +58,7 @@ def test_where_cells_are_unstable_no_crossing_is_told_and_that_is_why(capsys: py
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_what_is_said_of_crossings_is_what_was_measured(
     effvit: Effvit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
