@@ -22,6 +22,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "executorch",
     "tensorrt",
     "numpy",
 )

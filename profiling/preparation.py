@@ -98,6 +98,7 @@ class Preparation:
             return Refusal("build_failed", "export", error.message)
 
 
-def _key(group: Group, run: Run) -> tuple[str, str, str, Precision, int, int, EngineOptions]:
-    backend, device, size = group.backend.name, group.device.kind, group.workload
-    return str(run.folder), backend, device, group.precision, size.height, size.width, group.source(run).engine
+def _key(group: Group, run: Run) -> tuple[str, str, str, Precision, int, int, EngineOptions, int]:
+    backend, device, source = group.backend.name, group.device.kind, group.source(run)
+    size = source.height, source.width
+    return str(run.folder), backend, device, group.precision, *size, source.engine, source.batch
