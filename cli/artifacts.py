@@ -88,7 +88,7 @@ def newest_artifacts(
     precision: str | None,
     res: str | None,
     backends: Sequence[str] | None,
-    formats: Sequence[str] = ("onnx", "tensorrt"),
+    formats: Sequence[str] = ("onnx", "tensorrt", "executorch"),
 ) -> list[Sidecar]:
     """Return what is known of the newest artifact of a run that is as asked for, from every backend that verified it.
 
@@ -113,7 +113,7 @@ def newest_artifacts(
     ]
     if not known:
         raise ArtifactError(
-            f"the run {run.name} has no such graph or engine", f"make one with `effvit export {run.name}`"
+            f"the run {run.name} has no such graph, engine or program", f"make one with `effvit export {run.name}`"
         )
     paths = list(dict.fromkeys(sidecar.artifact.path for sidecar in known))
     if len(paths) > 1:

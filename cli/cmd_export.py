@@ -36,13 +36,14 @@ from effvit.cli.options import (
     resolutions_from_text,
 )
 from effvit.cli.output import CountingBar, progress_bars, say, show, warn, write_json
+from effvit.cli.programs import program_summary
 from effvit.errors import BackendUnavailableError
 from effvit.export.engine_options import DEFAULT_ENGINE
 from effvit.export.pins import PINNABLE
 from effvit.export.quantisation import DEFAULT_QUANTISATION, Quantisation, Quantised
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from effvit.export.base import Artifact, Backend, Source
     from effvit.export.build import Limits
@@ -57,6 +58,9 @@ def export(
     onnx: Annotated[str | None, typer.Option(metavar="PRECISION,...", help="typed ONNX graphs [default: fp32]")] = None,
     trt: Annotated[
         str | None, typer.Option(metavar="PRECISION,...", help="TensorRT engines, and their ONNX graphs")
+    ] = None,
+    executorch: Annotated[
+        str | None, typer.Option(metavar="PRECISION,...", help="ExecuTorch programs for XNNPACK: fp32, int8")
     ] = None,
     attn: AttentionsOption = None,
     res: ResolutionsOption = None,
@@ -93,7 +97,8 @@ def export(
     """Write artifacts of a run, each compared with the PyTorch model on real held-out images.
 
     What counts is how they decide: the share of images with the same answer, and what that does to accuracy, each with
-    its doubt. There is one graph for every resolution and precision; its batch is free, that of an engine is --batch.
+    its doubt. There is one graph for every resolution and precision; its batch is free, that of an engine is --batch,
+    and that of a program is what --batch says to tune for.
     Artifacts made before are found again. A runtime that does something else than it was asked for, such as computing
     in another type, ends with exit code 4; the graphs that engines are made from are not judged by that, only by what
     they return.
@@ -103,7 +108,8 @@ def export(
     """
     graphs = precisions_from_text(onnx) if onnx is not None else []
     engines = precisions_from_text(trt) if trt is not None else []
-    if not graphs and not engines:
+    programs = precisions_from_text(executorch) if executorch is not None else []
+    if not graphs and not engines and not programs:
         graphs = precisions_from_text("fp32")
     sizes = resolutions_from_text(res) if res is not None else None
     quantisation = Quantisation(
@@ -127,7 +133,7 @@ def export(
     engine_backend = pick_backend("tensorrt")
     missing = engine_backend.unavailable() if engines else None
     chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
-    wanted = _wanted(graphs, engines, engine.attention, missing is None)
+    wanted = _wanted(graphs, engines, programs, engine.attention, missing is None)
     pins = pins_from_text(pin_fp32, [precision for _, precision, _ in wanted])
     made: list[Artifact] = []
     with progress_bars() as progress, PixelStore(CountingBar(progress, "preparing images", "prepared")) as pixels:
@@ -135,15 +141,14 @@ def export(
             for height, width in sizes or [one.record.spec.trained]:
                 for backend, precision, judged in wanted:
                     say(f"exporting {one.name} at {height} x {width} px, {precision}, {backend.format}")
-                    source = Source(one, height, width, precision, quantisation, engine=engine)
+                    count = engine.batches[1] if backend.fixed_batch else 1
+                    source = Source(one, height, width, precision, quantisation, engine=engine, batch=count)
                     limits = Limits(max_drop, (warn if allow_fallback else refuse) if judged else None)
                     made.append(
                         _export(source, backend, pixels, verify_images, threads or usable_cores(), limits, pins)
                     )
-                    if made[-1].quantised is not None:
-                        say(_summary(made[-1].quantised))
-                    if made[-1].engine is not None:
-                        say(engine_summary(Path(made[-1].path)))
+                    for sentence in _summaries(made[-1]):
+                        say(sentence)
     if json:
         import msgspec
 
@@ -160,6 +165,16 @@ def export(
         )
 
 
+def _summaries(artifact: Artifact) -> Iterator[str]:
+    """Yield what is to be said of an artifact beside its numbers."""
+    if artifact.quantised is not None:
+        yield _summary(artifact.quantised)
+    if artifact.engine is not None:
+        yield engine_summary(Path(artifact.path))
+    if artifact.format == "executorch":
+        yield program_summary(Path(artifact.path))
+
+
 def _summary(quantised: Quantised) -> str:
     return (
         f"{quantised.products} of {quantised.of_products} products have 8-bit operands; ranges by "
@@ -168,9 +183,13 @@ def _summary(quantised: Quantised) -> str:
 
 
 def _wanted(
-    graphs: Sequence[Precision], engines: Sequence[Precision], attention: AttentionForm, buildable: bool
+    graphs: Sequence[Precision],
+    engines: Sequence[Precision],
+    programs: Sequence[Precision],
+    attention: AttentionForm,
+    buildable: bool,
 ) -> list[tuple[Backend, Precision, bool]]:
-    """Return what is exported: graphs for ONNX Runtime, those of engines, and engines where they are `buildable`.
+    """Return what is exported: graphs for ONNX Runtime and of engines, programs, and engines where `buildable`.
 
     The third says whether the runtime is to do what it is asked for: not with a graph that an engine is made from.
     """
@@ -185,6 +204,7 @@ def _wanted(
             wanted.setdefault((backend, precision), False)
     if buildable:
         wanted |= {(pick_backend("tensorrt"), precision): True for precision in engines}
+    wanted |= {(pick_backend("executorch"), precision): True for precision in programs}
     return [(backend, precision, judged) for (backend, precision), judged in wanted.items()]
 
 

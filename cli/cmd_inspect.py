@@ -15,7 +15,9 @@ from effvit.cli.output import show, write_json
 def inspect(
     artifact: Annotated[
         str | None,
-        typer.Argument(metavar="ARTIFACT", help="graph, engine or run [default: the newest]", show_default=False),
+        typer.Argument(
+            metavar="ARTIFACT", help="graph, engine, program or run [default: the newest]", show_default=False
+        ),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="of a run's artifacts, one of this precision")
@@ -32,7 +34,8 @@ def inspect(
 ) -> None:
     """Show what an artifact is made of: operators, types of its products, quantisation, weights, inputs, outputs.
 
-    Takes ONNX graphs, also of others, TensorRT engines, and what `trtexec --exportLayerInfo` wrote of one (.json).
+    Takes ONNX graphs, also of others, TensorRT engines, what `trtexec --exportLayerInfo` wrote of one (.json), and
+    ExecuTorch programs (.pte), of which it says what XNNPACK runs and what it does not.
     """
     path = Path(artifact) if artifact is not None and is_file(artifact, runs) else None
     if path is None:

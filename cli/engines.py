@@ -15,7 +15,9 @@ BATCH_EXAMPLE = "write --batch SMALLEST:TUNED:LARGEST, such as 1:8:64, or --batc
 
 BatchOption = Annotated[
     str,
-    typer.Option("--batch", metavar="N or MIN:OPT:MAX", help="the batch of engines, or a range and what to tune for"),
+    typer.Option(
+        "--batch", metavar="N or MIN:OPT:MAX", help="the batch of engines and programs, or a range and what to tune for"
+    ),
 ]
 WorkspaceOption = Annotated[
     str | None, typer.Option("--workspace", metavar="SIZE", help="memory for a layer of an engine [default: 4GiB]")

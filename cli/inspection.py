@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from effvit.cli.programs import leftovers_text
 from effvit.cli.tables import plain
-from effvit.export.census import GraphCensus, Port, ProductShare, Quantisation
+from effvit.export.census import Count, GraphCensus, Port, ProductShare, Quantisation
 from effvit.export.differences import Comparison
 from effvit.export.engine_census import EngineCensus, LayerShare
 from effvit.export.inspection import Inspection, Verdict
 from effvit.export.pins import PinCost
+from effvit.export.program_census import ProgramCensus
 from effvit.profiling.report import quantities
 from effvit.profiling.stats import agreement_of
 
@@ -26,6 +28,8 @@ def inspection_parts(inspection: Inspection) -> list[RenderableType]:
         parts += _graph_parts(inspection.graph)
     if inspection.engine is not None:
         parts += _engine_parts(inspection.path, inspection.engine)
+    if inspection.program is not None:
+        parts += _program_parts(inspection.program)
     if inspection.verdicts:
         parts += ["", _verdicts_table(inspection.verdicts)]
     return parts
@@ -62,7 +66,7 @@ def _graph_parts(graph: GraphCensus) -> list[RenderableType]:
         ("outputs", _ports(graph.outputs)),
         ("weights beside it", ", ".join(f"{file.name}, {quantities.size(file.size_bytes)}" for file in graph.external)),
         ("quantisation", _quantisation(graph.quantisation)),
-        ("operators", f"{graph.nodes}: " + ", ".join(f"{entry.count} {entry.name}" for entry in graph.operators)),
+        ("operators", _counted(graph.operators)),
     ):
         if text:
             about.add_row(name, text)
@@ -113,6 +117,26 @@ def _engine_parts(path: str, engine: EngineCensus) -> list[RenderableType]:
     ]
 
 
+def _program_parts(program: ProgramCensus) -> list[RenderableType]:
+    about = plain(program.path, quantities.size(program.size_bytes))
+    record = program.record
+    share = "" if program.share is None else f"{program.share:.1%} of all nodes, in "
+    for name, text in (
+        ("exported as", "" if record is None else str(record.precision)),
+        ("model", "" if record is None else f"{record.model.backbone}, {record.model.attention} attention"),
+        ("inputs", _ports(program.inputs)),
+        ("outputs", _ports(program.outputs)),
+        ("delegated", share + ", ".join(f"{part.count} parts to {part.name}" for part in program.delegates)),
+        ("run by XNNPACK", _counted(program.delegated)),
+        ("left to kernels", _counted(program.left)),
+        ("of the attention", "" if record is None else leftovers_text(record)),
+    ):
+        if text:
+            about.add_row(name, text)
+    about.columns[1].max_width = 100
+    return [about, "", _products_table(program.products)]
+
+
 def _layers_table(name: str, shares: Sequence[LayerShare], total_s: float) -> Table:
     table = plain(name, "layers", "share of time")
     for share in shares:
@@ -152,6 +176,11 @@ def _quantisation(form: Quantisation | None) -> str:
         f"{form.quantise} Q, {form.dequantise} DQ to {' and '.join(form.types) or 'unknown types'}, {zero}; "
         f"{form.per_channel} per channel, {form.blocked} in blocks, {form.weights} of weights"
     )
+
+
+def _counted(counts: Sequence[Count]) -> str:
+    total = sum(entry.count for entry in counts)
+    return f"{total}: " + ", ".join(f"{entry.count} {entry.name}" for entry in counts) if counts else ""
 
 
 def _ports(ports: Sequence[Port]) -> str:

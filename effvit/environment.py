@@ -25,6 +25,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "executorch",
     "tensorrt",
     "numpy",
 )

@@ -81,7 +81,8 @@ class Artifact:
     `path` is absolute; `sha256` and `size_bytes` are the file's. `parity` is None until the artifact was compared with
     the PyTorch model. `gpus` are those it was built on, with their drivers, if it is of use there alone. `quantised` is
     None for graphs that are not, `pinned` where no module stays in fp32 that would not anyway, `engine` for everything
-    but engines; their batch is free within its bounds alone.
+    but engines; their batch is free within its bounds alone. `batch` is None but for artifacts that take
+    this batch and no other.
     """
 
     format: str
@@ -102,6 +103,7 @@ class Artifact:
     quantised: Quantised | None = None
     pinned: Pinned | None = None
     engine: EngineOptions | None = None
+    batch: int | None = None
 
 
 class Session(Protocol):
@@ -143,7 +145,7 @@ class Source:
     """What an artifact is made from: a run, at one resolution (px) and precision.
 
     `quantisation` has a meaning for precisions that are quantised; `pins`, the names of modules that stay in fp32, for
-    those of 16 bits or less; `engine` for TensorRT.
+    those of 16 bits or less; `engine` for TensorRT; `batch` for backends whose artifacts are for one batch.
     """
 
     run: Run
@@ -153,6 +155,7 @@ class Source:
     quantisation: Quantisation = DEFAULT_QUANTISATION
     pins: tuple[str, ...] = ()
     engine: EngineOptions = DEFAULT_ENGINE
+    batch: int = 1
 
     def model(self) -> VisionTransformer:
         """Return the trained fp32 model at this resolution, in evaluation mode."""
@@ -170,7 +173,10 @@ class Backend:
     `slow_to_open`, by tens of seconds or more, is measured only where it is named. `providers` are the parts of the
     runtime that may run nodes of a graph; with none given, any may. `open_on_gpu(artifact, threads, index)` loads the
     artifact onto the GPU of that number; None: the runtime, as it is used here, computes on no GPU. One that is
-    `gpu_only` does not compute on the CPU, though its artifacts may; `open` is then for the first GPU.
+    `gpu_only` does not compute on the CPU, though its artifacts may; `open` is then for the first GPU. The artifacts of
+    one that is `fixed_batch` take the batch that they are made for; sessions run others in pieces. Making those of one
+    that is `slow_to_make` takes so long that it, too, is measured only where it is named. `tools` are the packages,
+    beside those of every backend, that its artifacts are made with.
     """
 
     name: str
@@ -188,6 +194,9 @@ class Backend:
     providers: frozenset[str] = frozenset()
     open_on_gpu: Callable[[Artifact, int, int], Session] | None = None
     gpu_only: bool = False
+    fixed_batch: bool = False
+    slow_to_make: bool = False
+    tools: tuple[str, ...] = ()
 
     @property
     def devices(self) -> tuple[str, ...]:

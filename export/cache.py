@@ -18,6 +18,7 @@ from effvit.errors import CheckpointError
 from effvit.export.base import Artifact, Backend, Logits, Source
 from effvit.export.decisions import Truth, check_drop
 from effvit.export.pins import Pinned
+from effvit.export.program_file import SUFFIX as PROGRAM_SUFFIX
 from effvit.export.quantisation import Quantised
 from effvit.export.sidecars import FOLDER, read_sidecar
 from effvit.export.verify import check, compare
@@ -83,18 +84,25 @@ def make(source: Source, backend: Backend) -> Artifact:
         preprocessing=record.preprocessing,
         classes=record.data.classes,
         cost=cost_of(source.model(), record.spec),
-        built_with=tuple((tool, version) for tool in TOOLS if (version := package_version(tool)) is not None),
+        built_with=tuple(
+            (tool, version) for tool in (*TOOLS, *backend.tools) if (version := package_version(tool)) is not None
+        ),
         build_s=time.perf_counter() - started,
         gpus=engine_gpus() if backend.device_bound else (),
-        quantised=_quantised(source, path),
+        quantised=_quantised(source, backend, path),
         pinned=Pinned(source.pins) if source.pins else None,
         engine=source.engine if backend.device_bound else None,
+        batch=source.batch if backend.fixed_batch else None,
     )
 
 
-def _quantised(source: Source, path: Path) -> Quantised | None:
+def _quantised(source: Source, backend: Backend, path: Path) -> Quantised | None:
     if not source.precision.quantised:
         return None
+    if backend.suffix == PROGRAM_SUFFIX:
+        from effvit.export.program_census import quantised_program
+
+        return quantised_program(path)
     from effvit.export.quantise import quantised_in
 
     return quantised_in(path.with_suffix(GRAPH_SUFFIX))  # beside an engine lies the graph it was built from
@@ -178,10 +186,15 @@ def _stem(source: Source, backend: Backend) -> str:
     made_of = [spec, source.height, source.width, source.precision, backend.format, versions, devices]
     if backend.device_bound:
         made_of.append(source.engine)
+    if backend.fixed_batch:
+        made_of.append(source.batch)
+    if backend.tools:
+        made_of.append([(tool, package_version(tool)) for tool in backend.tools])
     if source.precision.quantised:
         made_of += [source.quantisation, package_version("onnxruntime") or package_version("onnxruntime-gpu")]
     if source.pins:
         made_of.append(source.pins)
     digest = hashlib.sha256(msgspec.json.encode(made_of)).hexdigest()[:10]
     size = str(source.height) if source.height == source.width else f"{source.height}x{source.width}"
-    return f"{file_name(spec.attention)}-{size}px-{source.precision}-{digest}"
+    batch = f"-batch{source.batch}" if backend.fixed_batch else ""
+    return f"{file_name(spec.attention)}-{size}px{batch}-{source.precision}-{digest}"

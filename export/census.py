@@ -135,7 +135,7 @@ def graph_census(path: Path) -> GraphCensus:
         ir_version=model.ir_version,
         opsets=tuple(Count(entry.domain or "ai.onnx", entry.version) for entry in model.opset_import),
         producer=f"{model.producer_name} {model.producer_version}".strip(),
-        operators=_counts(operators),
+        operators=most_frequent(operators),
         products=products,
         quantisation=quantisation,
         weights=weights,
@@ -275,7 +275,8 @@ def _operator(node: onnx.NodeProto) -> str:
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
 
 
-def _counts(counter: Counter[str]) -> tuple[Count, ...]:
+def most_frequent(counter: Counter[str]) -> tuple[Count, ...]:
+    """Return what was counted, most frequent first, and by name where as frequent."""
     return tuple(Count(name, count) for name, count in sorted(counter.items(), key=lambda pair: (-pair[1], pair[0])))
 
 

@@ -15,6 +15,8 @@ from effvit.export.engine_census import EngineCensus, computed_in, engine_census
 from effvit.export.engine_file import check_engine
 from effvit.export.graph_file import AGAIN, read_file
 from effvit.export.pins import Pinned
+from effvit.export.program_census import ProgramCensus, program_census
+from effvit.export.program_file import SUFFIX as PROGRAM
 from effvit.export.quantisation import Quantised
 from effvit.export.sidecars import Sidecar, intact_sidecars
 from effvit.spec import Precision
@@ -35,8 +37,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One artifact: `graph` of an ONNX file, `engine` of one of TensorRT, and what earlier checks said of the file.
+    """One artifact, and what earlier checks said of the file.
 
+    `graph` is that of an ONNX file, `engine` one of TensorRT, `program` one of ExecuTorch; the others are None.
     `precision` is the one that it was made for, and `quantised` how, where that is known.
     """
 
@@ -46,18 +49,19 @@ class Inspection:
     precision: Precision | None
     verdicts: tuple[Verdict, ...]
     quantised: Quantised | None = None
+    program: ProgramCensus | None = None
 
 
 def inspect_artifact(path: Path, times: Path | None = None) -> Inspection:
-    """Return what the file `path` holds: an ONNX graph, an engine, or what an engine's inspector wrote (.json).
+    """Return what the file `path` holds: a graph, an engine, what an engine's inspector wrote (.json), or a program.
 
     `times` is what `trtexec --exportProfile` wrote of the same engine.
 
     Raises:
         ArtifactError: It is not there, or no JSON of an inspector.
-        DamagedArtifactError: It is empty, torn, or no graph.
+        DamagedArtifactError: It is empty, torn, or no graph or program.
         ChangedFileError: It is not the file that was verified.
-        BackendUnavailableError: It is an engine, and TensorRT is not here.
+        BackendUnavailableError: It is an engine or a program, and its runtime is not here.
         ExportError: It is an engine of another TensorRT or GPU.
     """
     timed = None if times is None else layer_times(read_file(times))
@@ -69,8 +73,18 @@ def inspect_artifact(path: Path, times: Path | None = None) -> Inspection:
         artifact = known[0].artifact if known else None
         precision, quantised = (None, None) if artifact is None else (artifact.precision, artifact.quantised)
         return Inspection(str(path), None, engine, precision, _verdicts(known), quantised)
+    if path.suffix == PROGRAM:
+        return _program(path)
     graph = graph_census(path)
     return Inspection(str(path), graph, None, graph.precision, _verdicts(intact_sidecars(path)))
+
+
+def _program(path: Path) -> Inspection:
+    """Return what the program in the file `path` holds."""
+    program, known = program_census(path), intact_sidecars(path)
+    quantised = known[0].artifact.quantised if known else None
+    precision = None if program.record is None else program.record.precision
+    return Inspection(str(path), None, None, precision, _verdicts(known), quantised, program)
 
 
 def check_types(inspection: Inspection) -> None:
@@ -82,12 +96,13 @@ def check_types(inspection: Inspection) -> None:
     precision = inspection.precision
     if precision is not None and inspection.engine is not None:
         check_engine_types(inspection.path, inspection.engine, precision, inspection.quantised)
-    if precision is None or inspection.graph is None:
+    made = inspection.graph or inspection.program
+    if precision is None or made is None:
         return
     # A graph cannot say more of TF32: rounding inside products is the runtime's.
     asked = Precision.FP32 if precision is Precision.TF32 else precision
-    counts = {share.type: share.weighted for share in inspection.graph.products}
-    if inspection.graph.pins and asked is not Precision.FP32:
+    counts = {share.type: share.weighted for share in made.products}
+    if inspection.graph is not None and inspection.graph.pins and asked is not Precision.FP32:
         counts.pop(Precision.FP32, None)  # as it was asked for
     total, kept = sum(counts.values()), counts.get(asked, 0)
     if 2 * kept <= total and total:

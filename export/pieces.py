@@ -18,23 +18,28 @@ class FixedBatchSession:
     filled up, and such a launch is finished when it returns.
     """
 
-    def __init__(self, compile_for: Callable[[Images], Session]) -> None:
-        """Remember `compile_for`, which returns a session that is bound to the images it is given."""
+    def __init__(self, compile_for: Callable[[Images], Session], batch: int | None = None) -> None:
+        """Remember `compile_for`, which returns a session that is bound to the images it is given.
+
+        `batch` is the one to compile for where that is not open to choice.
+        """
         self._compile_for = compile_for
         self._session: Session | None = None
-        self._batch = 0
+        self._batch = batch
         self._odd: Images | None = None
         self._odd_logits: Logits | None = None
 
     def bind(self, images: Images) -> None:
         """Compile, the first time; this takes as long as the runtime's compiler needs."""
         self._odd = self._odd_logits = None
-        if self._session is None:
-            self._session, self._batch = self._compile_for(images), len(images)
-        elif len(images) == self._batch:
-            self._session.bind(images)
-        else:
+        if self._batch is None:
+            self._batch = len(images)
+        if len(images) != self._batch:
             self._odd = images
+        if self._session is None:
+            self._session = self._compile_for(_resized(images, self._batch))
+        elif self._odd is None:
+            self._session.bind(images)
 
     def launch(self) -> None:
         if self._odd is None:
@@ -58,14 +63,19 @@ class FixedBatchSession:
         return self._session
 
     def _in_pieces(self, images: Images) -> Logits:
-        session, parts = self._compiled, []
-        for start in range(0, len(images), self._batch):
-            part = images[start : start + self._batch]
-            session.bind(np.resize(part, (self._batch, *images.shape[1:])))
+        session, batch, parts = self._compiled, self._batch or 1, []
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            session.bind(_resized(part, batch))
             session.launch()
             session.synchronize()
             parts.append(session.logits()[: len(part)].copy())
         return np.concatenate(parts)
+
+
+def _resized(images: Images, batch: int) -> Images:
+    """Return `batch` images, repeated where they are fewer."""
+    return images if len(images) == batch else np.resize(images, (batch, *images.shape[1:]))
 
 
 class StagedFixedBatchSession(FixedBatchSession):

@@ -28,7 +28,8 @@ class RuntimeSettings:
     inside one operator. `placement` counts the nodes of the graph where the runtime placed them.
     `attention_kernels` counts PyTorch's attention operators of one launch by name; `tf32` says whether float32
     products or convolutions may be rounded to TF32. `cuda_graph` says whether a launch repeats a captured CUDA graph;
-    `options` are the runtime's own, by its names for them.
+    `options` are the runtime's own, by its names for them. `undelegated` counts the operators of the mechanism of
+    attention, by name, that the library which was to run the graph did not take.
     """
 
     runtime: str
@@ -40,6 +41,7 @@ class RuntimeSettings:
     tf32: bool | None = None
     cuda_graph: bool | None = None
     options: tuple[tuple[str, str], ...] = ()
+    undelegated: tuple[tuple[str, int], ...] = ()
 
     def departures(self, precision: Precision, threads: int, providers: Collection[str]) -> list[str]:
         """Return what is not as it was asked for, a phrase each; what the runtime does not tell is not judged.
@@ -60,9 +62,12 @@ class RuntimeSettings:
 
     def remarks(self) -> list[str]:
         """Return what is as it was asked for, and still not what a reader expects; a sentence each."""
+        found = []
         plain = sum(count for name, count in self.attention_kernels or () if name.startswith(PLAIN_ATTENTION))
-        if not plain:
-            return []
-        return [
-            f"PyTorch computes {plain} attention layer{'s' * (plain != 1)} by the plain formula: no fused kernel did"
-        ]
+        if plain:
+            layers = f"{plain} attention layer{'s' * (plain != 1)}"
+            found.append(f"PyTorch computes {layers} by the plain formula: no fused kernel did")
+        if self.undelegated:
+            names = ", ".join(f"{count} {name}" for name, count in self.undelegated)
+            found.append(f"of the attention, {names} did not go to {self.placement[0].provider}")
+        return found

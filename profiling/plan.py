@@ -147,10 +147,11 @@ class Group:
         return Cell(run.record.spec, self.backend.name, self.precision, self.workload, self.device, run.pins)
 
     def source(self, run: Run) -> Source:
-        """Return what the artifact of `run` is made from; an engine is one for this batch alone."""
+        """Return what the artifact of `run` is made from; engines and programs are for this batch alone."""
         height, width, batch = self.workload.height, self.workload.width, self.workload.batch
         engine = engine_for(batch) if self.backend.device_bound else DEFAULT_ENGINE
-        return Source(run, height, width, self.precision, pins=run.pins, engine=engine)
+        count = batch if self.backend.fixed_batch else 1
+        return Source(run, height, width, self.precision, pins=run.pins, engine=engine, batch=count)
 
     def evaluation_batch(self, effort: Effort) -> int:
         """Return the batch of verifying and evaluating: where memory is short, no larger one than was asked about."""
@@ -227,8 +228,13 @@ def exported_backends(devices: Sequence[Device] = (CPU,)) -> tuple[str, ...]:
 
 
 def available_backends(devices: Sequence[Device] = (CPU,)) -> tuple[str, ...]:
-    """Return the names of the backends that can run here on one of the devices, but for those that are slow to open."""
+    """Return the names of the backends that can run here on one of the devices, but for those that are slow.
+
+    Slow are those that take tens of seconds to make an artifact, or to open it.
+    """
     kinds = {device.kind for device in devices}
     fitting = (backend for backend in backends().values() if not kinds.isdisjoint(backend.devices))
     with uninterrupted():  # as in Backend.require
-        return tuple(one.name for one in fitting if not one.slow_to_open and one.unavailable() is None)
+        return tuple(
+            one.name for one in fitting if not (one.slow_to_open or one.slow_to_make) and one.unavailable() is None
+        )

@@ -98,5 +98,5 @@ class Preparation:
 
 def _key(group: Group, run: Run) -> tuple[object, ...]:
     source = group.source(run)
-    made_as = (source.precision, source.height, source.width, source.pins, source.engine)
+    made_as = (source.precision, source.height, source.width, source.pins, source.engine, source.batch)
     return str(run.folder), group.backend.name, group.device.kind, *made_as

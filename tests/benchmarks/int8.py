@@ -53,8 +53,9 @@ from effvit.surgery import attention_variants, pick_variant
 SCHEMA = "effvit.int8-benchmark/2"
 WIDTH_WITHOUT_TERMINAL = 160
 BATCH, WARMUP_S, TIMEOUT_S = 60, 0.2, 600.0
-# Weights that are random need no good ranges. Graphs for processors are the same whichever runtime they are made for.
-FEW, MAKER = Quantisation(LEAST_IMAGES), "ort-cpu"
+# Weights that are random need no good ranges.
+FEW = Quantisation(LEAST_IMAGES)
+TOOLS = ("onnxruntime", "openvino", "executorch", "torchao", "torch", "timm")
 T = TypeVar("T")
 
 
@@ -110,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", default="vit_tiny_patch16_224", help="timm model to time")
     parser.add_argument("--attn", default=",".join(attention_variants()), help="variants")
-    parser.add_argument("--backend", default="ort-cpu,openvino", help="runtimes")
+    parser.add_argument("--backend", default="ort-cpu,openvino", help="runtimes, executorch among them")
     parser.add_argument("--res", type=int, default=224, help="side of the square images in px")
     parser.add_argument("--rounds", type=int, default=8, help="interleaved rounds")
     parser.add_argument("--seconds", type=float, default=0.8, help="timed seconds a round, of each")
@@ -138,10 +139,10 @@ def _run(arguments: argparse.Namespace) -> None:
     with kept(arguments.folder) as folder:
         counted = [_once(folder, "counted", cell, Counted, lambda cell=cell: _count(folder, *cell)) for cell in cells]
         runs = {name: _untrained(folder, arguments.model, name, arguments.res) for name in attentions}
-        for run in runs.values():
-            _graphs(folder, run, arguments.res, FEW)
+        for attention, backend in cells:
+            _artifacts(folder, runs[attention], backend, arguments.res, FEW)
         if arguments.prepare:
-            say(f"prepared: {len(cells)} pairs of graphs, in {folder}")
+            say(f"prepared: {len(cells)} pairs of artifacts, in {folder}")
             return
         # The name says what was measured how: other settings are other results.
         kind = (
@@ -154,7 +155,7 @@ def _run(arguments: argparse.Namespace) -> None:
     report = Report(
         command=shlex.join(["python", *sys.argv]),
         environment=capture_environment(arguments.threads),
-        versions=tuple((name, package_version(name)) for name in ("onnxruntime", "openvino", "torch", "timm")),
+        versions=tuple((name, package_version(name)) for name in TOOLS),
         model=arguments.model,
         px=arguments.res,
         rounds=arguments.rounds,
@@ -187,7 +188,7 @@ def _count(folder: Path, attention: str, backend_name: str) -> Counted:
     labels = labels_of(held_out)
     pixels = evaluation_pixels(held_out, run.record.preprocessing, height, width)
     images = normalise(pixels, run.record.preprocessing)
-    exact, small = _graphs(folder, run, height, DEFAULT_QUANTISATION)
+    exact, small = _artifacts(folder, run, backend_name, height, DEFAULT_QUANTISATION)
     right = 0
     try:
         right = int((predict(backend.open(exact, 1), images, BATCH).argmax(axis=1) == labels).sum())
@@ -206,20 +207,23 @@ def _untrained(folder: Path, model: str, attention: str, px: int) -> Run:
     return make_run(folder / "random", attention, name=name, backbone=model, px=px)
 
 
-def _graphs(folder: Path, run: Run, px: int, quantisation: Quantisation) -> tuple[Artifact, Artifact]:
-    """Return the graphs of a run in fp32 and int8, made now unless they were before; all runtimes take the same."""
-    maker = pick_backend(MAKER)
+def _artifacts(
+    folder: Path, run: Run, backend_name: str, px: int, quantisation: Quantisation
+) -> tuple[Artifact, Artifact]:
+    """Return a run's artifacts in fp32 and int8, made now unless they were before; runtimes of graphs take the same."""
+    maker = pick_backend(backend_name)
+    name = (run.name,) if maker.format == "onnx" else (run.name, maker.format)
     exact, small = (Source(run, px, px, precision, quantisation) for precision in (Precision.FP32, Precision.INT8))
     return (
-        _once(folder, "fp32", (run.name,), Artifact, lambda: make(exact, maker)),
-        _once(folder, "int8", (run.name,), Artifact, lambda: make(small, maker)),
+        _once(folder, "fp32", name, Artifact, lambda: make(exact, maker)),
+        _once(folder, "int8", name, Artifact, lambda: make(small, maker)),
     )
 
 
 def _time(folder: Path, arguments: argparse.Namespace, cell: tuple[str, str], run: Run) -> Timed:
     """Time fp32 and int8 in turns of random order, each in a worker that stays open."""
-    artifacts = _graphs(folder, run, arguments.res, FEW)
     attention, backend = cell
+    artifacts = _artifacts(folder, run, backend, arguments.res, FEW)
     sizes = artifacts[0].size_bytes, artifacts[1].size_bytes
     seconds: list[list[tuple[float, ...]]] = [[], []]
     order = random.Random()

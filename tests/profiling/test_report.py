@@ -229,9 +229,7 @@ def test_without_accuracy_or_a_stable_cell_nothing_is_said_to_be_shipped() -> No
     assert outcome.evidence is not None
     blind = replace(outcome, evidence=replace(outcome.evidence, accuracy=None))
     assert "What to ship" not in page_of(make_rows([blind]))
-    assert "Nothing can be recommended: 1 cell is unstable" in page_of(
-        make_rows([replace(outcome, status="unstable")])
-    )
+    assert "Nothing can be recommended: 1 cell is unstable" in page_of(make_rows([replace(outcome, status="unstable")]))
 
 
 def test_every_rendering_says_on_how_many_images_accuracy_was_measured() -> None:
