@@ -1,4 +1,4 @@
-"""What `effvit profile` does with devices behind ssh."""
+"""What `effvit profile` and `effvit study` do with devices behind ssh."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from effvit.profiling.records import Outcome
 
 
+GOES_ON = "what was started on other machines goes on; `effvit agent clean` ends it"
+
+
 class _CopyBar:
     """A bar over the bytes that are copied to one host."""
 
@@ -35,11 +38,16 @@ class _CopyBar:
             self._task = None
 
 
+def remote_sweep(progress: Progress, host: Host) -> RemoteSweep:
+    """Return the sweep of a host, with a bar over what is copied to it."""
+    return RemoteSweep(Ssh(host), _CopyBar(progress, host))
+
+
 def start_on(hosts: Sequence[Host], packing: Packing, allowed: Allowed, progress: Progress) -> list[RemoteSweep]:
     """Let every host measure; they do so at the same time, each at its own pace."""
     started = []
     for host in hosts:
-        sweep = RemoteSweep(Ssh(host), _CopyBar(progress, host))
+        sweep = remote_sweep(progress, host)
         sweep.start(packing, allowed)
         started.append(sweep)
     return started
@@ -53,7 +61,7 @@ def follow_all(sweeps: Sequence[RemoteSweep], results: Path, progress: Progress)
         try:
             outcomes += sweep.follow(results, display)
         except KeyboardInterrupt:
-            say("what was started on other machines goes on; `effvit agent clean` ends it")
+            say(GOES_ON)
             raise
         display.close()
     return outcomes

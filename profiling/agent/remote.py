@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ from effvit.profiling.agent.packing import BACKENDS, Packing, pack
 from effvit.profiling.agent.ssh import Ssh
 from effvit.profiling.records import Outcome
 from effvit.profiling.results import append, decode, read_finished
+from effvit.profiling.survey import Survey
 from effvit.profiling.sweep import Listener
 from effvit.progress import Progress, silent
 from effvit.storage import sha256_of
@@ -32,6 +33,7 @@ from effvit.storage import sha256_of
 ROOT = ".cache/effvit-agent"
 PYTHON = "python3"
 LEAST_PYTHON = (3, 10)
+T = TypeVar("T")
 _AT_ONCE = 2**20
 # Distributions that give a runtime its name for `import`.
 _DISTRIBUTIONS = {"ort-cpu": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}
@@ -145,11 +147,7 @@ class RemoteSweep:
         """
         host = self._ssh.host
         packing.stage(f"asking {host} what it has")
-        probe = self._probe([])
-        _require_python(str(host), probe)
-        plan = replace(
-            packing.plan, backends=_backends(str(host), packing.plan.backends, probe), devices=(host.device,)
-        )
+        plan = replace(packing.plan, backends=self.backends(packing.plan.backends), devices=(host.device,))
         with tempfile.TemporaryDirectory(prefix="effvit-kit-") as temporary:
             folder = Path(temporary)
             kit = pack(replace(packing, plan=plan), folder / "blobs")
@@ -160,6 +158,31 @@ class RemoteSweep:
         packing.stage(f"starting on {host}")
         flags = ["--retry-failed"] * allowed.retry_failed + ["--allow-fallback"] * allowed.fallback
         self._ssh.run([PYTHON, self._agent, "start", self._folder, "--blobs", f"{ROOT}/blobs", *flags])
+
+    def backends(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """Return the backends to measure with on the host: those `asked` for, or all that both machines have.
+
+        Raises:
+            UnavailableError: The host cannot be reached, or lacks Python or a runtime.
+        """
+        host, probe = str(self._ssh.host), self._probe([])
+        _require_python(host, probe)
+        return _backends(host, asked, probe)
+
+    def survey(self, backends: Sequence[str]) -> Survey:
+        """Copy the agent, and nothing else, and let it tell what the host can do with these backends.
+
+        Raises:
+            UnavailableError: The host cannot be reached.
+            CheckFailedError: Its disk is full, or it could not be surveyed.
+        """
+        with tempfile.TemporaryDirectory(prefix="effvit-agent-") as temporary:
+            agent = _agent_file(Path(temporary))
+            self._copy([agent])
+        threads = self._ssh.host.device.threads
+        words = [PYTHON, f"{ROOT}/{agent.name}", "survey", *(f"--backend={name}" for name in backends)]
+        answer = self._ssh.run([*words, *([] if threads is None else [f"--threads={threads}"])])
+        return self._decoded(answer, Survey)
 
     def follow(self, results: Path, listener: Listener) -> list[Outcome]:
         """Tell the listener what the host does until it is done; outcomes are on disk here before they are told.
@@ -201,9 +224,11 @@ class RemoteSweep:
     def _probe(self, files: Sequence[RemoteFile]) -> Probe:
         packages = ["numpy", *(name for names in _DISTRIBUTIONS.values() for name in names)]
         asked = {"root": ROOT, "files": {file.name: file.sha256 for file in files}, "packages": packages}
-        answer = self._ssh.run([PYTHON, "-c", _PROBE], json.dumps(asked).encode())
+        return self._decoded(self._ssh.run([PYTHON, "-c", _PROBE], json.dumps(asked).encode()), Probe)
+
+    def _decoded(self, answer: bytes, kind: type[T]) -> T:
         try:
-            return msgspec.json.decode(answer, type=Probe)
+            return msgspec.json.decode(answer, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CheckFailedError(f"{self._ssh.host} answers what is no JSON: {answer[:80]!r}", _TALKATIVE) from error
 
@@ -239,15 +264,17 @@ def clean(ssh: Ssh) -> None:
 
 def _files(kit: Kit, folder: Path) -> list[RemoteFile]:
     """Return the agent, the kit, and the kit's blobs, which lie in `folder`."""
-    agent, path = build(folder / "agent.pyz"), folder / KIT
+    path = folder / KIT
     path.write_bytes(encode(kit))
-    of_agent, of_kit = sha256_of(agent), hashlib.sha256(path.read_bytes()).hexdigest()
+    of_kit = hashlib.sha256(path.read_bytes()).hexdigest()
     blobs = [RemoteFile(folder / "blobs" / name, f"blobs/{name}", Path(name).stem) for name in kit.blobs]
-    return [
-        RemoteFile(agent, f"agents/{of_agent}.pyz", of_agent),
-        RemoteFile(path, f"kits/{of_kit[:16]}/{KIT}", of_kit),
-        *blobs,
-    ]
+    return [_agent_file(folder), RemoteFile(path, f"kits/{of_kit[:16]}/{KIT}", of_kit), *blobs]
+
+
+def _agent_file(folder: Path) -> RemoteFile:
+    agent = build(folder / "agent.pyz")
+    digest = sha256_of(agent)
+    return RemoteFile(agent, f"agents/{digest}.pyz", digest)
 
 
 def _require_python(host: str, probe: Probe) -> None:

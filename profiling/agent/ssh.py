@@ -75,6 +75,15 @@ class Host:
         """Return the host as ssh names it, without the device."""
         return self.name if self.user is None else f"{self.user}@{self.name}"
 
+    @property
+    def address(self) -> str:
+        """What `host_from_text` reads: `ssh://pi@raspberry:22/cpu:threads=1`."""
+        user = "" if self.user is None else f"{self.user}@"
+        name = f"[{self.name}]" if ":" in self.name else self.name
+        port = "" if self.port is None else f":{self.port}"
+        device = "" if self.device == Device() else f"/{self.device}"
+        return f"{SCHEME}{user}{name}{port}{device}"
+
 
 def host_from_text(text: str) -> Host:
     """Return the host that `ssh://[user@]host[:port][/cpu:threads=1]` names; IPv6 addresses stand in brackets.
@@ -147,7 +156,10 @@ class Ssh:
         for phrase, meaning, hint in _MEANINGS:
             if code == FAILED and phrase in text:
                 return UnavailableError(f"{self.host} {meaning}", hint)
-        last = text.splitlines()[-1] if text else f"ssh ended with exit code {code}"
+        lines = text.splitlines()
+        # What an agent has to say stands before its hint.
+        errors = [line for line in lines if line.startswith("error: ")] or lines
+        last = errors[-1] if errors else f"ssh ended with exit code {code}"
         if code == FAILED:
             return UnavailableError(
                 f"the connection to {self.host} broke: {last}",
