@@ -12,7 +12,8 @@ import vl_convert
 from effvit.errors import ResultError
 from effvit.profiling.crossover import crossovers
 from effvit.profiling.records import Outcome
-from effvit.profiling.report import display, html, table
+from effvit.profiling.report import devices, display, html, table
+from effvit.profiling.report.devices import Drawing
 from effvit.profiling.report.figures import FIGURES, Figure, Points
 from effvit.profiling.report.page import panels
 from effvit.profiling.report.rows import Context, Row, contexts, make_rows, variant_order
@@ -46,15 +47,26 @@ def write_report(outcomes: Iterable[Outcome], folder: Path) -> ReportFiles:
     rows = make_rows(outcomes)
     if not rows:
         raise ResultError("there are no outcomes to report", "measure something first: effvit profile")
+    several = devices.devices_of(rows)
     written = ReportFiles(
         html=folder / "report.html",
         csv=folder / "report.csv",
         markdown=folder / "report.md",
-        figures=tuple(_write_figures(rows, folder / "figures")),
+        figures=(*_write_figures(rows, folder / "figures"), *_write_drawings(several.drawings, folder / "figures")),
     )
     write_atomically(written.html, html.html_text(rows).encode())
     write_atomically(written.csv, table.csv_text(rows).encode())
-    write_atomically(written.markdown, table.markdown_text(rows).encode())
+    write_atomically(written.markdown, (table.markdown_text(rows) + devices.markdown_text(several)).encode())
+    return written
+
+
+def _write_drawings(drawings: Sequence[Drawing], folder: Path) -> list[Path]:
+    written: list[Path] = []
+    for drawing in drawings:
+        png, svg = folder / f"{drawing.name}.png", folder / f"{drawing.name}.svg"
+        write_atomically(png, vl_convert.vegalite_to_png(drawing.spec, scale=_SHARPNESS))
+        write_atomically(svg, drawing.svg.encode())
+        written += [png, svg]
     return written
 
 
