@@ -159,12 +159,12 @@ def _text(value: float | None, unit: str) -> str:
 
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.show is not None:
-        _show(read_report(arguments.show, Report).cells, markdown=True)
+        _show(read_report(arguments.show, Report).cells)
         return
     if arguments.results:
         outcomes = [outcome for file in arguments.results for outcome in read(file)]
         cells = [one for place in _places(outcomes) for one in judged(outcomes, place)]
-        _show(cells, markdown=False)
+        _show(cells)
         return
     device = Device(threads=arguments.threads)
     backends = names_from_text(arguments.backend)
@@ -177,7 +177,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.prepare:
         return
     cells = judged(outcomes, place)
-    _show(cells, markdown=False)
+    _show(cells)
     if arguments.out is not None:
         write_report(arguments.out, Report(shlex.join(["python", *sys.argv]), place.survey, tuple(cells)))
 
@@ -233,9 +233,9 @@ def _run_of(folder: Path, backbone: str, attention: str) -> Run:
     return make_run(folder / "runs", attention, name=place.name, backbone=backbone, px=224)
 
 
-def _show(cells: Sequence[Judged], *, markdown: bool) -> None:
-    show_table(cells_table(cells), markdown=markdown)
-    show_table(summary_table(cells), markdown=markdown)
+def _show(cells: Sequence[Judged]) -> None:
+    for table in (cells_table(cells), summary_table(cells)):
+        show_table(table, markdown=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -253,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--results", type=Path, action="append", help="judge these result files; measure nothing")
     parser.add_argument("--out", type=Path, help="write everything to this JSON file")
-    parser.add_argument("--show", type=Path, help="show this JSON file as Markdown; measure nothing")
+    parser.add_argument("--show", type=Path, help="show this JSON file; measure nothing")
     return parser
 
 
