@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effvit.cli.cmd_profile import raise_if_unfinished
+from effvit.cli.hosts import split_devices
 from effvit.cli.launched import alone
 from effvit.cli.options import (
     DevicesOption,
@@ -118,18 +119,19 @@ def study(
     sizes = resolutions_from_text(res) if res is not None else None
     trained = resolutions_from_text(train_res) if train_res is not None else [None]
     batches, precisions = batches_from_text(batch), precisions_from_text(precision)
-    devices = devices_from_texts(device, None)  # those that do not say their threads have the effort's
+    hosts, here = split_devices(device, None)  # those that do not say their threads have the effort's
+    devices = devices_from_texts(here, None) if here or not hosts else []
     if len(trained) > 1:
         raise UsageError(f"a study trains at one size, not at {train_res}", "use one study for each size")
 
     from effvit.cli.forecasting import say_time, show_forecast
     from effvit.cli.reporting import write_and_show
-    from effvit.cli.studying import carry_out, show_choice
+    from effvit.cli.studying import carry_out, show_choice, show_ranking
     from effvit.cli.training import warn_of_skipped
     from effvit.data.base import load_data
     from effvit.environment import usable_cores
-    from effvit.profiling.plan import Effort, exported_backends
-    from effvit.profiling.study import RESULTS, Study
+    from effvit.profiling.plan import Effort
+    from effvit.profiling.study import RESULTS, Study, common_backends
     from effvit.surgery import pick_variant
 
     attentions = attentions_from_text(attn)
@@ -155,9 +157,10 @@ def study(
         resolutions=tuple(sizes or [(size, size) for size in images.hints.study_resolutions]),
         batches=tuple(batches),
         precisions=tuple(precisions),
-        backends=tuple(names_from_text(backend)) or exported_backends(devices),
+        backends=tuple(names_from_text(backend)) or common_backends(devices, hosts),
         transfer_epochs=transfer_epochs,
         devices=tuple(devices),
+        hosts=tuple(hosts),
     )
     folder = out or Path("studies") / (Path(images.name).name or "data")
     description = settings_text(context, _decided(request, threads or usable_cores()), "what suits the data")
@@ -177,6 +180,7 @@ def study(
     outcomes = carry_out(request, images, folder, effort, description)
     rows, written = write_and_show(outcomes, folder / "report", json=json)
     if not json:
+        show_ranking(rows)
         show_choice(rows, folder / RESULTS)
     say(f"report: {written.html}")
     say_time(folder, request)
@@ -191,6 +195,6 @@ def _decided(request: Study, threads: int) -> dict[str, object]:
         "batch": request.batches,
         "precision": request.precisions,
         "backend": request.backends,
-        "device": request.devices,
+        "device": [*map(str, request.devices), *(host.text for host in request.hosts)],
         "threads": threads,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,19 +31,29 @@ _METHOD = (
 
 def show_forecast(study: Study, images: ImageData, folder: Path, effort: Effort, *, json: bool) -> None:
     """Print every cell and what the whole will take, and keep the latter in the study's folder."""
-    groups = sweep_of(study, []).groups()
     with progress_bars() as progress:
         task = progress.add_task("probing", total=None, detail="")
         found = forecast(study, images, folder, effort, lambda text: progress.update(task, detail=text))
     total = found.total
+    groups = _groups(study)
     expect(folder, study, total.low_s, total.high_s)
     if json:
-        cells = [_facts(attention, group) for group in groups for attention in study.attentions]
+        cells = [_facts(attention, group, device) for group, device in groups for attention in study.attentions]
         write_json(msgspec.json.encode({"cells": cells, "forecast": found, "total": total}))
         return
     show(_cells_table(study, groups))
     for line in _lines(found, len(groups) * len(study.attentions)):
         show(line)
+
+
+def _groups(study: Study) -> list[tuple[Group, str]]:
+    """Return what is measured together, with the device as it is named: of this machine, then of each host."""
+    plan = sweep_of(study, [])
+    groups = [(group, str(group.device)) for group in plan.groups()]
+    for host in study.hosts:
+        there = replace(plan, devices=(host.device,))
+        groups += [(group, host.text) for group in there.groups()]
+    return groups
 
 
 def say_time(folder: Path, study: Study) -> None:
@@ -54,7 +65,7 @@ def say_time(folder: Path, study: Study) -> None:
     say(f"the study took {duration(known.spent_s)}{expected}")
 
 
-def _facts(attention: str, group: Group) -> dict[str, object]:
+def _facts(attention: str, group: Group, device: str) -> dict[str, object]:
     work = group.workload
     return {
         "attention": attention,
@@ -63,20 +74,20 @@ def _facts(attention: str, group: Group) -> dict[str, object]:
         "batch": work.batch,
         "precision": group.precision,
         "backend": group.backend.name,
-        "device": str(group.device),
+        "device": device,
         "refusal": _refusal(group),
     }
 
 
-def _cells_table(study: Study, groups: list[Group]) -> Table:
+def _cells_table(study: Study, groups: list[tuple[Group, str]]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("attention", "px", "batch", "precision", "backend", "device", ""):
         table.add_column(title, justify="right" if title in ("px", "batch") else "left")
-    for group in groups:
+    for group, device in groups:
         work: Workload = group.workload
-        facts = (work.resolution, str(work.batch), str(group.precision), group.backend.name, str(group.device))
+        facts = (work.resolution, str(work.batch), str(group.precision), group.backend.name, device)
         for attention in study.attentions:
             table.add_row(attention, *facts, _refusal(group))
     return table
@@ -99,6 +110,8 @@ def _lines(found: Forecast, cells: int) -> list[str]:
     lines += [f"training {attention}: {_span(span)}" for attention, span in found.training]
     lines.append(f"exporting, verifying and measuring: {_span(found.sweep)}")
     lines.append(f"altogether: {_span(found.total)} (finding this out took {duration(found.probe_s)})")
+    if found.elsewhere:
+        lines.append(f"not in this: {found.elsewhere} cells on other machines, which measure at the same time")
     return [*lines, f"\n{_METHOD}"]
 
 

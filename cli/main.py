@@ -21,6 +21,7 @@ from effvit.cli import (
     cmd_evaluate,
     cmd_export,
     cmd_finetune,
+    cmd_fit,
     cmd_inspect,
     cmd_list,
     cmd_predict,
@@ -86,6 +87,7 @@ app.add_typer(cmd_agent.app, name="agent", short_help="measure on machines witho
 app.command("report", short_help="turn result files into tables, figures, HTML")(cmd_report.report)
 app.command("recommend", short_help="say what to ship under constraints")(cmd_recommend.recommend)
 app.command("compare", short_help="hold result files against a baseline, as a gate")(cmd_compare.compare)
+app.command("fit", short_help="predict what fits a device")(cmd_fit.fit)
 app.command("study", short_help="all of it, for all variants, under equal conditions")(cmd_study.study)
 app.command("schema", short_help="write the JSON schema of result files")(cmd_schema.schema)
 

@@ -83,9 +83,8 @@ DevicesOption = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="cpu, a part of it as cpu:threads=1,memory=512MiB, an NVIDIA GPU as cuda:0, or, for `profile`, another "
-        "machine as ssh://user@host:22, called as you like as name=ssh://user@host; may be given several times "
-        "[default: cpu]",
+        help="cpu, a part of it as cpu:threads=1,memory=512MiB, an NVIDIA GPU as cuda:0, or another machine as "
+        "ssh://user@host:22, called as you like as name=ssh://user@host; may be given several times [default: cpu]",
         show_default=False,
     ),
 ]

@@ -1,4 +1,4 @@
-"""What `effvit profile` does with devices behind ssh."""
+"""What `effvit profile` and `effvit study` do with devices behind ssh."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from effvit.profiling.records import Outcome
 
 
+GOES_ON = "what was started on other machines goes on; `effvit agent stop` ends it"
+
+
 class _CopyBar:
     """A bar over the bytes that are copied to one host."""
 
@@ -42,7 +45,8 @@ class _CopyBar:
             self._task = None
 
 
-def _connected(host: Host, progress: Progress) -> RemoteSweep:
+def remote_sweep(progress: Progress, host: Host) -> RemoteSweep:
+    """Return the sweep of a host, with a bar over what is copied to it."""
     return RemoteSweep(Ssh(host), _CopyBar(progress, host))
 
 
@@ -51,14 +55,14 @@ def start_on(
     packing: Packing,
     allowed: Allowed,
     progress: Progress,
-    connect: Callable[[Host, Progress], RemoteSweep] = _connected,
+    connect: Callable[[Progress, Host], RemoteSweep] = remote_sweep,
 ) -> list[RemoteSweep]:
     """Let every host measure; they do so at the same time, each at its own pace, and none waits for another's copies.
 
     Raises:
         EffvitError: Of the first host that cannot be started; the others are, and go on.
     """
-    sweeps = [connect(host, progress) for host in hosts]
+    sweeps = [connect(progress, host) for host in hosts]
     errors: list[BaseException | None] = []
     sending: list[Future[None]] = []
     with ExitStack() as folders:
@@ -94,7 +98,7 @@ def follow_all(sweeps: Sequence[RemoteSweep], results: Path, progress: Progress)
             going -= event is None
             one.take(event)
     except KeyboardInterrupt:
-        say("what was started on other machines goes on; `effvit agent stop` ends it")
+        say(GOES_ON)
         raise
     finally:
         for sweep in sweeps:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.progress import Progress
 
 from effvit.cli.output import hint, progress_bars, say, show
+from effvit.cli.remote_sweeping import GOES_ON, remote_sweep
 from effvit.cli.sweeping import SweepDisplay
 from effvit.cli.training import TrainingDisplay
 from effvit.data.base import ImageData
 from effvit.finetune import Listener as TrainingListener
 from effvit.interruption import advising, same_command
 from effvit.profiling.plan import Effort
+from effvit.profiling.ranking import comparisons
 from effvit.profiling.records import Outcome
 from effvit.profiling.report.advice import USUAL_QUESTION, usual_advice
+from effvit.profiling.report.devices import sentences
 from effvit.profiling.report.rows import Row
 from effvit.profiling.study import Listener, Study, run_study
 from effvit.profiling.study_time import spending
@@ -54,15 +58,32 @@ def carry_out(study: Study, images: ImageData, folder: Path, effort: Effort, des
         EffvitError: Whatever `run_study` raises.
     """
     with advising(same_command), spending(folder, study), progress_bars() as progress:
-        display, sweeping = StudyDisplay(progress), SweepDisplay(progress)
+        display = StudyDisplay(progress)
+        sweeps: list[SweepDisplay] = []
 
         def begin_sweep() -> SweepDisplay:
             display.close()
-            return sweeping
+            for earlier in sweeps[-1:]:
+                earlier.close()
+            sweeps.append(SweepDisplay(progress))
+            return sweeps[-1]
 
-        outcomes = run_study(study, images, folder, effort, display, begin_sweep, description)
-        sweeping.close()
+        try:
+            outcomes = run_study(
+                study, images, folder, effort, display, begin_sweep, description, partial(remote_sweep, progress)
+            )
+        except KeyboardInterrupt:
+            if study.hosts and sweeps:
+                say(GOES_ON)
+            raise
+        sweeps[-1].close()
     return outcomes
+
+
+def show_ranking(rows: Sequence[Row]) -> None:
+    """Print how the order of the mechanisms changes from device to device; nothing for a single one."""
+    for sentence in sentences(comparisons(rows)):
+        show(f"\n{sentence}")
 
 
 def show_choice(rows: Sequence[Row], results: Path) -> None:

@@ -23,13 +23,16 @@ class SweepDisplay:
 
     def planned(self, cells: int) -> None:
         self._cells += cells  # a search for crossovers plans again and again
-        if self._task is None:
-            self._task = self._progress.add_task("cells", total=self._cells, detail="")
-        self._progress.update(self._task, total=self._cells)
+        self._progress.update(self._bar(), total=self._cells)
 
     def stage(self, text: str) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, detail=text)
+        self._progress.update(self._bar(), detail=text)
+
+    def _bar(self) -> TaskID:
+        """Return the bar; what is packed for another machine is told before anything is planned."""
+        if self._task is None:
+            self._task = self._progress.add_task("cells", total=None, detail="")
+        return self._task
 
     def outcome(self, outcome: Outcome, measured_now: bool) -> None:
         if self._task is not None:

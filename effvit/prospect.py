@@ -97,14 +97,14 @@ def prospects_of(
         UnknownNameError, UnsupportedError, UsageError: A name that does not exist, a value that does not fit.
     """
     variants = [pick_variant(name) for name in attentions]
-    exact = _bills(*_swapped(Swap(BASELINE), backbone), resolutions)
+    exact = _bills(*unallocated_model((Swap(BASELINE),), backbone), resolutions)
     return [_prospect(variant, backbone, options, exact) for variant in variants]
 
 
 def _prospect(
     variant: AttentionVariant, backbone: str, options: Sequence[tuple[str, OptionValue]], exact: Sequence[Bill]
 ) -> Prospect:
-    model, spec = _swapped(Swap(variant.name, tuple(options)), backbone)
+    model, spec = unallocated_model((Swap(variant.name, tuple(options)),), backbone)
     layer = attention_layers(model, backbone)[0]
     defaults = variant.options()
     bills = _bills(model, spec, [(bill.height, bill.width) for bill in exact])
@@ -125,12 +125,16 @@ def _prospect(
     )
 
 
-def _swapped(swap: Swap, backbone: str) -> tuple[VisionTransformer, ModelSpec]:
-    """Return the model without memory for its weights."""
+def unallocated_model(swaps: Sequence[Swap], backbone: str) -> tuple[VisionTransformer, ModelSpec]:
+    """Return timm's `backbone` with its attention swapped, without memory for its weights, and what it is.
+
+    Raises:
+        UnknownNameError, UnsupportedError, UsageError: A name that does not exist, a value that does not fit.
+    """
     with torch.device("meta"):
         model = create_backbone(backbone, classes=IMAGENET_CLASSES).eval()
     # Not on the meta device by default: what variants compute when they are built may need numbers.
-    surgery = replace_attention(model, [swap])
+    surgery = replace_attention(model, swaps)
     return model, ModelSpec(backbone, surgery.swaps, IMAGENET_CLASSES, resolution_of(model))
 
 

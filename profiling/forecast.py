@@ -20,13 +20,26 @@ from effvit.cost import cost_of
 from effvit.data.base import ImageData
 from effvit.finetune import Finetuning, Listener, finetune
 from effvit.optimisation import Step
+from effvit.profiling.agent.remote import RemoteSweep
+from effvit.profiling.agent.ssh import Host
+from effvit.profiling.devices import CPU
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan
 from effvit.profiling.records import Outcome
 from effvit.profiling.results import read_finished
 from effvit.profiling.scratch import ScratchFolder
 from effvit.profiling.stats import median_s
-from effvit.profiling.study import RESULTS, RUNS, Study, check_study, request_of, require_same, run_of_use, sweep_of
+from effvit.profiling.study import (
+    RESULTS,
+    RUNS,
+    Study,
+    check_study,
+    reach,
+    request_of,
+    require_same,
+    run_of_use,
+    sweep_of,
+)
 from effvit.profiling.sweep import run_sweep
 from effvit.run import Run
 from effvit.spec import file_name
@@ -56,15 +69,17 @@ NOTHING = Span(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What is left of a study: how long each variant is trained, and how long the remaining `cells` take.
+    """What is left of a study: how long each variant is trained, and how long the remaining `cells` take here.
 
-    `probe_s` is what finding this out took.
+    `probe_s` is what finding this out took. Of all cells of the study, `elsewhere` are those of other machines, which
+    measure at the same time; how long that takes is not known.
     """
 
     training: tuple[tuple[str, Span], ...]
     sweep: Span
     cells: int
     probe_s: float
+    elsewhere: int = 0
 
     @property
     def total(self) -> Span:
@@ -72,14 +87,21 @@ class Forecast:
         return sum((span for _, span in self.training), start=self.sweep)
 
 
-def forecast(study: Study, data: ImageData, folder: Path, effort: Effort, stage: Stage) -> Forecast:
+def forecast(
+    study: Study,
+    data: ImageData,
+    folder: Path,
+    effort: Effort,
+    stage: Stage,
+    remote: Callable[[Host], RemoteSweep] = reach,
+) -> Forecast:
     """Probe what is left of the study in `folder`, in a temporary folder; `stage` is told what is tried.
 
     Raises:
         UsageError: The folder holds a study with other settings.
         EffvitError: Any of the tree in errors.py that the study would end with.
     """
-    check_study(study, data)
+    check_study(study, data, remote)
     require_same(folder, study)
     started, scratch = time.monotonic(), ScratchFolder()
     try:
@@ -94,12 +116,15 @@ def forecast(study: Study, data: ImageData, folder: Path, effort: Effort, stage:
                 training.append((attention, span))
             runs.append(run)
         plan = sweep_of(study, runs)
-        left = len(plan.groups()) * len(runs) - len(read_finished(folder / RESULTS))
-        share = max(0, left) / (len(plan.groups()) * len(runs))
-        sweep = _sweep_span(plan, effort, scratch.path / RESULTS, stage).times(share) if left > 0 else NOTHING
+        of_a_device = len(replace(plan, devices=(CPU,)).groups()) * len(runs)
+        cells = of_a_device * (len(study.devices) + len(study.hosts))
+        left = max(0, cells - len(read_finished(folder / RESULTS)))
+        measured_here = study.devices and left
+        sweep = _sweep_span(plan, effort, scratch.path / RESULTS, stage) if measured_here else NOTHING
     finally:
         scratch.remove()
-    return Forecast(tuple(training), sweep, max(0, left), time.monotonic() - started)
+    elsewhere = of_a_device * len(study.hosts)
+    return Forecast(tuple(training), sweep.times(left / cells), left, time.monotonic() - started, elsewhere)
 
 
 class _Stopwatch(Listener):

@@ -23,7 +23,7 @@ _MISSED = 1 - CONFIDENCE
 DRAWS = 2000
 # Thinned out to so many, the steps between levels are far below the width of the interval that they make up.
 MOST_LEVELS = 128
-_NORMAL_QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+NORMAL_QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -160,7 +160,7 @@ def log_deviation(estimate: Estimate) -> float:
     """Return the standard deviation of the logarithm, as a normal one with this interval has it; 0 without one."""
     if not estimate.low or not estimate.high:
         return 0.0
-    return math.log(estimate.high / estimate.low) / 2 / _NORMAL_QUANTILE
+    return math.log(estimate.high / estimate.low) / 2 / NORMAL_QUANTILE
 
 
 @lru_cache(maxsize=4096)

@@ -21,6 +21,7 @@ ROOTS = (
     "effvit.profiling.agent.measuring",
     "effvit.profiling.worker",
     "effvit.profiling.calibration",
+    "effvit.profiling.survey",
     "effvit.export.backends.ort_cpu",
     "effvit.export.backends.openvino",
 )

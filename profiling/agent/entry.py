@@ -49,6 +49,8 @@ def _carried_out(code: str, asked: argparse.Namespace) -> Ended:
             print(json.dumps(facts(code)))
         elif asked.command == "run":
             _run(code, asked)
+        elif asked.command == "survey":
+            _survey(asked)
         elif asked.command == "start":
             _start(asked)
         elif asked.command == "follow":
@@ -82,6 +84,9 @@ def _parser(code: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"effvit {__version__}, code {code}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("facts", help="tell what is installed here, as JSON")
+    surveyed = commands.add_parser("survey", help="measure what this machine can do, and tell it as JSON")
+    surveyed.add_argument("--threads", type=int, metavar="N", help="with so many threads [default: every usable core]")
+    surveyed.add_argument("--backend", action="append", default=[], metavar="NAME", help="and what this runtime takes")
     run = commands.add_parser("run", help="measure a kit; started again, it goes on where it stopped")
     run.add_argument("kit", type=Path, metavar="KIT", help="folder that `effvit agent pack` wrote")
     run.add_argument("--out", type=Path, metavar="FILE", help=f"result file [default: {RESULTS} in the kit]")
@@ -104,12 +109,25 @@ def _parser(code: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _run(code: str, asked: argparse.Namespace) -> None:
-    name = machine_name(asked.name) if asked.name else ""
+def _survey(asked: argparse.Namespace) -> None:
+    _require_numpy()
+    import msgspec
+
+    from effvit.profiling.survey import survey
+
+    _say(msgspec.json.encode(survey(asked.threads, asked.backend, lambda _: None)).decode())
+
+
+def _require_numpy() -> None:
     try:
         import numpy  # noqa: F401
     except ImportError as error:
         raise UnavailableError(f"numpy cannot be imported: {error}", "python3 -m pip install numpy") from error
+
+
+def _run(code: str, asked: argparse.Namespace) -> None:
+    name = machine_name(asked.name) if asked.name else ""
+    _require_numpy()
     from effvit.profiling.agent.kit import BLOBS, open_kit
     from effvit.profiling.agent.measuring import Allowed, measure_kit
 

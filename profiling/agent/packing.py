@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,14 +91,24 @@ def collect(packing: Packing, blobs: Path) -> Kit:
     )
 
 
-def _check(plan: Plan) -> None:
-    for name in plan.backends:
+def check_backends(names: Sequence[str]) -> None:
+    """Check that agents measure with these backends, and that this machine makes their artifacts.
+
+    Raises:
+        UnsupportedError: A backend that only runs where PyTorch is.
+        UnknownNameError, BackendUnavailableError: There is none, or not on this machine.
+    """
+    for name in names:
         if name not in BACKENDS:
             raise UnsupportedError(
                 f"{name} needs PyTorch or a GPU, and is not measured by an agent",
                 f"choose --backend {' or '.join(BACKENDS)}",
             )
         pick_backend(name).require()
+
+
+def _check(plan: Plan) -> None:
+    check_backends(plan.backends)
     for device in plan.devices:
         if device.kind != "cpu":
             raise UnsupportedError(f"an agent measures on cpu, not on {device}", "choose cpu or a part of it")

@@ -28,6 +28,7 @@ from effvit.profiling.agent.ssh import Ssh
 from effvit.profiling.board import BoardConditions
 from effvit.profiling.records import Outcome
 from effvit.profiling.results import append, decode, read_finished
+from effvit.profiling.survey import Survey
 from effvit.profiling.sweep import Listener
 from effvit.progress import Progress, silent
 from effvit.storage import sha256_of
@@ -234,11 +235,7 @@ class RemoteSweep:
         """
         host = self._ssh.host
         packing.stage(f"asking {host} what it has")
-        probe = self._probe([])
-        _require_python(str(host), probe)
-        plan = replace(
-            packing.plan, backends=_backends(str(host), packing.plan.backends, probe), devices=(host.device,)
-        )
+        plan = replace(packing.plan, backends=self.backends(packing.plan.backends), devices=(host.device,))
         return _files(pack(replace(packing, plan=plan), folder / "blobs"), folder)
 
     def send(self, files: Sequence[RemoteFile], stage: Callable[[str], None], allowed: Allowed = AS_ASKED) -> None:
@@ -264,10 +261,35 @@ class RemoteSweep:
             CheckFailedError: Its disk is full, say, or it answers something else.
         """
         _require_version(str(self._ssh.host), self._probe([]))
-        with tempfile.TemporaryDirectory(prefix="effvit-kit-") as temporary:
+        return self._answer(RemoteFacts, [self._copied_agent(), "facts"])
+
+    def backends(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """Return the backends to measure with on the host: those `asked` for, or all that both machines have.
+
+        Raises:
+            UnavailableError: The host cannot be reached, or lacks Python or a runtime.
+        """
+        host, probe = str(self._ssh.host), self._probe([])
+        _require_python(host, probe)
+        return _backends(host, asked, probe)
+
+    def survey(self, backends: Sequence[str]) -> Survey:
+        """Copy the agent, and nothing else, and let it tell what the host can do with these backends.
+
+        Raises:
+            UnavailableError: The host cannot be reached.
+            CheckFailedError: Its disk is full, or it could not be surveyed.
+        """
+        threads = self._ssh.host.device.threads
+        words = [self._copied_agent(), "survey", *(f"--backend={name}" for name in backends)]
+        return self._answer(Survey, [*words, *([] if threads is None else [f"--threads={threads}"])])
+
+    def _copied_agent(self) -> str:
+        """Copy the agent unless it is there, and return where it lies."""
+        with tempfile.TemporaryDirectory(prefix="effvit-agent-") as temporary:
             agent = _agent(Path(temporary))
             self._copy([agent])
-        return self._answer(RemoteFacts, [f"{ROOT}/{agent.name}", "facts"])
+        return f"{ROOT}/{agent.name}"
 
     def follow(self, results: Path, listener: Listener) -> list[Outcome]:
         """Tell the listener what the host does until it is done; outcomes are on disk here before they are told.

@@ -87,6 +87,16 @@ class Host:
         """Return what it is called, or else its address."""
         return self.called or self.address
 
+    @property
+    def text(self) -> str:
+        """What `host_from_text` reads: `kitchen=ssh://pi@raspberry:22/cpu:threads=1`."""
+        called = f"{self.called}=" if self.called else ""
+        user = "" if self.user is None else f"{self.user}@"
+        name = f"[{self.name}]" if ":" in self.name else self.name
+        port = "" if self.port is None else f":{self.port}"
+        device = "" if self.device == Device() else f"/{self.device}"
+        return f"{called}ssh://{user}{name}{port}{device}"
+
 
 def names_host(text: str) -> bool:
     """Return whether `--device` means another machine."""

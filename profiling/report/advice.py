@@ -21,7 +21,7 @@ from effvit.profiling.report import quantities
 from effvit.profiling.report.rows import Row
 from effvit.profiling.stats import Estimate
 
-_TITLES = {LATENCY: "latency p50", MEMORY: "peak memory", DROP: "top-1 drop"}
+TITLES = {LATENCY: "latency p50", MEMORY: "peak memory", DROP: "top-1 drop"}
 _STATES = {
     "satisfied": "kept",
     "perhaps": "perhaps kept: the interval reaches beyond",
@@ -75,8 +75,12 @@ def how_near(found: Recommendation) -> str:
     nearest = found.nearest
     if nearest is None:
         return ""
-    missed = [check for check in nearest.checks if not check.met]
-    return f"{_named(nearest)}: {', '.join(_missed(check) for check in missed)}"
+    return f"{named(nearest)}: {missed(nearest)}"
+
+
+def missed(candidate: Candidate) -> str:
+    """Return which limits a candidate does not keep, and by how much."""
+    return ", ".join(_missed(check) for check in candidate.checks if not check.met)
 
 
 def why_none(recommendations: Sequence[Recommendation]) -> str:
@@ -100,11 +104,11 @@ def _best(found: Recommendation, objective: str) -> Iterator[str]:
         near = how_near(found)
         yield f"Nothing keeps the limits{f'; the nearest is {near}' if near else ''}."
         return
-    yield f"Ship {_named(choice)}: {_merit(choice.value, objective)}, the best {objective} within the limits."
+    yield f"Ship {named(choice)}: {_merit(choice.value, objective)}, the best {objective} within the limits."
     for check in choice.checks:
-        yield f"  {_TITLES[check.name]}: {_amount(check)} of at most {_limit(check.name, check.most)}, {_state(check)}"
+        yield f"  {TITLES[check.name]}: {_amount(check)} of at most {_limit(check.name, check.most)}, {_state(check)}"
     if found.safe is not None:
-        yield f"Beyond doubt within the limits: {_named(found.safe)}, {_merit(found.safe.value, objective)}."
+        yield f"Beyond doubt within the limits: {named(found.safe)}, {_merit(found.safe.value, objective)}."
     elif not choice.certain:
         yield "Nothing is within the limits beyond doubt."
 
@@ -116,12 +120,12 @@ def _equals(found: Recommendation, objective: str) -> Iterator[str]:
         yield f"Its {objective} can be told from that of all others within the limits."
         return
     more = len(found.alike) - _MOST_NAMED
-    named = "; ".join(_rival(one, objective) for one in found.alike[:_MOST_NAMED])
-    yield f"Not to be told from it: {named}{f'; and {more} more' if more > 0 else ''}."
+    listed = "; ".join(_rival(one, objective) for one in found.alike[:_MOST_NAMED])
+    yield f"Not to be told from it: {listed}{f'; and {more} more' if more > 0 else ''}."
 
 
 def _relaxed(one: Relaxation, objective: str, *, binding: bool) -> str:
-    step = f"{_TITLES[one.name]} of {_limit(one.name, _rounded_up(one.needed))} would admit {_named(one.candidate)}"
+    step = f"{TITLES[one.name]} of {_limit(one.name, _rounded_up(one.needed))} would admit {named(one.candidate)}"
     buys = f", {_merit(one.candidate.value, objective)}"
     if one.gain is not None:
         buys += f" ({_gain(one.gain)} better)"
@@ -134,15 +138,15 @@ def _relaxed(one: Relaxation, objective: str, *, binding: bool) -> str:
 
 def _settled(one: Settling) -> str:
     known = f"{one.now} {one.unit} so far"
-    question = _TITLES.get(one.question, one.question)
+    question = TITLES.get(one.question, one.question)
     if one.count is None:
         return (
-            f"To settle the {question} of {_named(one.candidate)}: no measurement can, the numbers are equal ({known})."
+            f"To settle the {question} of {named(one.candidate)}: no measurement can, the numbers are equal ({known})."
         )
     if one.available is not None and one.now + one.count > one.available:
         have = f"only {one.available:,} are held out"
-        return f"To settle the {question} of {_named(one.candidate)}: about {one.count:,} more images, but {have}."
-    return f"To settle the {question} of {_named(one.candidate)}: about {one.count:,} more {one.unit} ({known})."
+        return f"To settle the {question} of {named(one.candidate)}: about {one.count:,} more images, but {have}."
+    return f"To settle the {question} of {named(one.candidate)}: about {one.count:,} more {one.unit} ({known})."
 
 
 def _left_out(found: Recommendation) -> Iterator[str]:
@@ -157,7 +161,8 @@ def _left_out(found: Recommendation) -> Iterator[str]:
         yield f"Considered: {found.considered} cells; left out: {', '.join(parts)}."
 
 
-def _named(candidate: Candidate) -> str:
+def named(candidate: Candidate) -> str:
+    """Return which cell a candidate is: `linformer in vit_small_patch16_224, ort-cpu, fp32, 224 px, batch 1`."""
     cell = candidate.cell
     device = "" if str(cell.device) == cell.device.kind else f", {cell.device}"
     kind = f"{candidate.label} in {cell.model.backbone}, {cell.backend}, {cell.precision}"
@@ -180,7 +185,7 @@ def _merit(value: Estimate, objective: str) -> str:
 def _rival(one: Rival, objective: str) -> str:
     unit = "points" if objective == "accuracy" else "%"
     change = quantities.points(one.change.value, one.change.low, one.change.high)
-    return f"{_named(one.candidate)} ({change.replace('(', '').replace(')', '')} {unit})"
+    return f"{named(one.candidate)} ({change.replace('(', '').replace(')', '')} {unit})"
 
 
 def _amount(check: Check) -> str:
@@ -208,10 +213,10 @@ def _limit(name: str, most: float) -> str:
 
 def _missed(check: Check) -> str:
     if check.value is None:
-        return f"{_TITLES[check.name]} not measured"
+        return f"{TITLES[check.name]} not measured"
     over = f"{_percent(check.excess)} {'points' if check.name == DROP else '%'} too much"
     doubt = ", perhaps kept" if check.state == "perhaps" else ""
-    return f"{_TITLES[check.name]} {_amount(check)} of at most {_limit(check.name, check.most)}, {over}{doubt}"
+    return f"{TITLES[check.name]} {_amount(check)} of at most {_limit(check.name, check.most)}, {over}{doubt}"
 
 
 def _state(check: Check) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from effvit.environment import Environment, hardware_facts
 from effvit.profiling.crossover import Crossover
 from effvit.profiling.records import SCHEMA
-from effvit.profiling.report import advice, crossings, display, page, quantities, summary, used
+from effvit.profiling.report import advice, crossings, devices, display, page, quantities, summary, used
 from effvit.profiling.report.details import DETAILS
 from effvit.profiling.report.display import Column
 from effvit.profiling.report.figures import FIGURES
@@ -44,6 +44,7 @@ def html_text(content: Content) -> str:
     """Return the report; every name in it that came from a file is escaped."""
     rows, crossed = content.rows, content.crossed
     machines = {row.outcome.environment: row.machine for row in rows}
+    several = content.devices
     raw, reduced = result_file([row.outcome for row in rows])
     return _template().render(
         title=f"Attention report: {', '.join(sorted({row.outcome.cell.model.backbone for row in rows}))}",
@@ -57,6 +58,10 @@ def html_text(content: Content) -> str:
         drawn=any(row.outcome.evidence for row in rows),
         figures=FIGURES,
         crossed=_crossover_table(rows, crossed),
+        devices=several,
+        ranks=_texts(several.rank_titles, several.ranks),
+        agreements=_texts(devices.AGREEMENT_TITLES, several.agreements),
+        ties=devices.TIES,
         full=_full_table(rows),
         details=[(place, one) for place, one in enumerate(DETAILS) if any(one.has(row) for row in rows)],
         signs=display.SIGNS.splitlines(),
@@ -92,7 +97,11 @@ def _crossover_table(rows: Sequence[Row], crossed: Sequence[Crossover]) -> Table
     """Return every crossover, under what tells its context from others."""
     among = contexts(rows)
     lines = tuple((display.context_name(one.context, among), *crossings.line(one)) for one in crossed)
-    titles = ("where", *crossings.TITLES)
+    return _texts(("where", *crossings.TITLES), lines)
+
+
+def _texts(titles: tuple[str, ...], lines: tuple[tuple[str, ...], ...]) -> Table:
+    """Return a table of texts, none of which is a cell's."""
     return Table(titles, (False,) * len(titles), lines, (False,) * len(lines))
 
 

@@ -12,6 +12,7 @@ from effvit.profiling.crossover import Crossover, crossovers
 from effvit.profiling.report import crossings, display, points
 from effvit.profiling.report.advice import Advice, usual_advice
 from effvit.profiling.report.details import DETAILS, Detail
+from effvit.profiling.report.devices import Devices, devices_of
 from effvit.profiling.report.display import Column
 from effvit.profiling.report.figures import FIGURES, Points
 from effvit.profiling.report.points import Datum
@@ -38,19 +39,21 @@ class Choice:
 class Content:
     """What pages and figures of a report are made from.
 
-    Rows, where variants cross softmax, the points of every context, and what to ship if nothing else is said.
+    Rows, where variants cross softmax, the points of every context, what to ship if nothing else is said, and how
+    devices differ.
     """
 
     rows: Sequence[Row]
     crossed: Sequence[Crossover]
     panels: Sequence[tuple[Context, Points]]
     advice: Sequence[Advice]
+    devices: Devices
 
 
 def content_of(rows: Sequence[Row]) -> Content:
     """Return what a report of these rows is made from."""
     crossed = crossovers(rows)
-    return Content(rows, crossed, _panels(rows, crossed), usual_advice(rows))
+    return Content(rows, crossed, _panels(rows, crossed), usual_advice(rows), devices_of(rows))
 
 
 def _panels(rows: Sequence[Row], crossed: Sequence[Crossover]) -> list[tuple[Context, Points]]:

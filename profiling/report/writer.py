@@ -11,7 +11,8 @@ import vl_convert
 
 from effvit.errors import ResultError
 from effvit.plain_text import plain_text
-from effvit.profiling.report import display, html, table
+from effvit.profiling.report import devices, display, html, table
+from effvit.profiling.report.devices import Drawing
 from effvit.profiling.report.figures import FIGURES, Figure, Points
 from effvit.profiling.report.page import Content, content_of
 from effvit.profiling.report.rows import Row, contexts, variant_order
@@ -51,11 +52,24 @@ def write_report(rows: Sequence[Row], folder: Path, progress: Progress = silent)
         html=folder / "report.html",
         csv=folder / "report.csv",
         markdown=folder / "report.md",
-        figures=tuple(_write_figures(content, folder / "figures", progress)),
+        figures=(
+            *_write_figures(content, folder / "figures", progress),
+            *_write_drawings(content.devices.drawings, folder / "figures"),
+        ),
     )
     write_atomically(written.html, html.html_text(content).encode())
     write_atomically(written.csv, table.csv_text(rows).encode())
-    write_atomically(written.markdown, table.markdown_text(rows).encode())
+    write_atomically(written.markdown, (table.markdown_text(rows) + devices.markdown_text(content.devices)).encode())
+    return written
+
+
+def _write_drawings(drawings: Sequence[Drawing], folder: Path) -> list[Path]:
+    written: list[Path] = []
+    for drawing in drawings:
+        png, svg = folder / f"{drawing.name}.png", folder / f"{drawing.name}.svg"
+        write_atomically(png, vl_convert.vegalite_to_png(drawing.spec, scale=_SHARPNESS))
+        write_atomically(svg, drawing.svg.encode())
+        written += [png, svg]
     return written
 
 

@@ -7,7 +7,7 @@ import torch
 from attention_layers import donor_of, geometry_of, layer_of, tokens_of
 from torch import Tensor, nn
 
-from effvit.traffic import traffic_bytes
+from effvit.traffic import traffic_bytes, traffic_of
 
 FLOAT_BYTES = 4
 
@@ -74,3 +74,22 @@ def test_linformer_moves_what_is_counted_by_hand() -> None:
     output = (24 * 24 + 24) + 17 * 24 + 17 * 24
     numbers = compression + together + keys_values + queries + attention + output
     assert traffic_bytes(layer, tokens_of(geometry, batch=1)) == numbers * FLOAT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("work", "operators", "numbers"),
+    [
+        (lambda x: ((x + 1) * 2).exp(), 3, 2 * 12),  # each is gone once the next is made of it
+        (lambda x: [made := x + 1, made * 2, made * 3][1], 3, 3 * 12),  # the list keeps all of them
+        (lambda x: (x + 1).mul_(2), 2, 12),
+        (lambda x: x.mul_(2), 1, 0),
+        (lambda x: (x + 1).reshape(3, 4)[1:] * 2, 2, 12 + 8),  # a view keeps all of what it is a view of
+        (lambda x: x.transpose(0, 1)[1:], 0, 0),
+    ],
+    ids=["chain", "kept", "in place", "input in place", "view", "views alone"],
+)
+def test_what_is_alive_at_once_is_what_something_refers_to(
+    work: Callable[[Tensor], Tensor], operators: int, numbers: int
+) -> None:
+    found = traffic_of(Doing(work), torch.zeros(2, 6))
+    assert (found.operators, found.peak_bytes) == (operators, numbers * FLOAT_BYTES)

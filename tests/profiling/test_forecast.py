@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from outcomes import make_outcome, make_samples, without_evidence
 
 from effvit.errors import UsageError
 from effvit.profiling import forecast as module
-from effvit.profiling.forecast import Span, _cell_span, _steps_span, forecast
+from effvit.profiling.agent.ssh import Host
+from effvit.profiling.forecast import Forecast, Span, _cell_span, _steps_span, forecast
 from effvit.profiling.plan import Effort, Plan
 from effvit.profiling.records import Outcome
 from effvit.profiling.study import RUNS, SETTINGS, Study
@@ -103,6 +105,32 @@ def test_what_is_there_already_is_not_counted(
     rest = forecast(STUDY, digits(), tmp_path, EFFORT, lambda _: None)
     assert (whole.cells, rest.cells) == (8, 2)
     assert rest.sweep.low_s == pytest.approx(whole.sweep.low_s / 4, rel=0.1)
+
+
+class FakeHost:
+    """A host that has all runtimes."""
+
+    def backends(self, asked: Sequence[str]) -> tuple[str, ...]:
+        return tuple(asked)
+
+
+def test_cells_of_hosts_are_counted_and_their_time_is_not(
+    sweeps: list[tuple[Plan, Effort]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for attention in STUDY.attentions:
+        finished_run(tmp_path / RUNS, attention, record_of(attention, trained=(32, 32)))
+    monkeypatch.setattr(module, "require_same", lambda *_: None)
+
+    def foretold(study: Study) -> Forecast:
+        return forecast(study, digits(), tmp_path, EFFORT, lambda _: None, lambda _: FakeHost())  # type: ignore[arg-type,return-value]
+
+    alone, both = foretold(STUDY), foretold(replace(STUDY, hosts=(Host("pi"), Host("desk"))))
+    assert (alone.cells, alone.elsewhere) == (8, 0)
+    assert (both.cells, both.elsewhere) == (3 * 8, 2 * 8)
+    assert both.sweep.low_s == pytest.approx(alone.sweep.low_s, rel=0.1)
+    there = foretold(replace(STUDY, devices=(), hosts=(Host("pi"),)))
+    assert (there.cells, there.elsewhere, there.sweep) == (8, 8, Span(0.0, 0.0))
+    assert len(sweeps) == 2  # nothing is probed where nothing is measured here
 
 
 def test_a_cell_that_fails_costs_what_failing_took() -> None:

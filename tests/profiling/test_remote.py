@@ -285,6 +285,7 @@ def test_a_file_that_changed_there_is_copied_again(run: Run, pixels: PixelStore,
 )
 def test_hosts_are_named_as_ssh_names_them(text: str, host: Host) -> None:
     assert host_from_text(text) == host
+    assert host_from_text(host.text) == host
 
 
 @pytest.mark.parametrize(

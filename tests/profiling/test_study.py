@@ -8,23 +8,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from models_for_tests import digits, finished_run, record_of
+from outcomes import make_outcome
 
 from effvit.claim import LOCK
-from effvit.errors import UsageError
+from effvit.errors import EffvitError, UnavailableError, UnsupportedError, UsageError
 from effvit.finetune import Finetuning
 from effvit.finetune import Listener as TrainingListener
 from effvit.optimisation import Step
 from effvit.profiling import study as study_module
+from effvit.profiling.agent.packing import Packing
+from effvit.profiling.agent.remote import RemoteSweep
+from effvit.profiling.agent.ssh import Host
 from effvit.profiling.devices import CPU, Device
-from effvit.profiling.plan import Effort, Plan
+from effvit.profiling.plan import Effort, Plan, exported_backends
 from effvit.profiling.records import Outcome
-from effvit.profiling.study import DESCRIPTION, SETTINGS, Listener, Study, run_study
+from effvit.profiling.study import DESCRIPTION, SETTINGS, Listener, Study, common_backends, run_study
 from effvit.run import LAST, WEIGHTS, Run, open_run
 
 STUDY = Study(
@@ -71,7 +76,15 @@ def plans(monkeypatch: pytest.MonkeyPatch, requests: list[Finetuning]) -> list[P
 
 
 def carry_out(study: Study, folder: Path) -> None:
-    run_study(study, digits(), folder, Effort(threads=1), Listener(), lambda: None)  # type: ignore[arg-type,return-value]
+    run_study(study, digits(), folder, Effort(threads=1), Listener(), SilentSweep)
+
+
+class SilentSweep:
+    """Is told how a sweep goes, and listens to nothing."""
+
+    def planned(self, cells: int) -> None: ...
+    def stage(self, text: str) -> None: ...
+    def outcome(self, outcome: Outcome, measured_now: bool) -> None: ...
 
 
 def test_the_fine_tuned_baseline_teaches_all_others(requests: list[Finetuning], tmp_path: Path) -> None:
@@ -122,6 +135,102 @@ def test_a_study_is_not_gone_on_with_on_other_devices(plans: list[Plan], tmp_pat
     assert [plan.devices for plan in plans] == [(Device(threads=1),)] * 2
 
 
+PI, PI_PART = Host("pi"), Host("pi", device=Device(threads=1))
+
+
+class FakeRemote:
+    """A host that measures at once, and remembers what happened to it in which order."""
+
+    def __init__(self, host: Host, told: list[tuple[str, Host]], there: Sequence[str] = ("ort-cpu",)) -> None:
+        self.host, self.told, self.there = host, told, there
+        self.packing: Packing | None = None
+
+    def backends(self, asked: Sequence[str]) -> tuple[str, ...]:
+        lacking = [name for name in asked if name not in self.there]
+        if lacking:
+            raise UnavailableError(f"{self.host} has no runtime for {lacking[0]}", "install it")
+        return tuple(self.there)
+
+    def start(self, packing: Packing) -> None:
+        self.packing = packing
+        self.told.append(("start", self.host))
+
+    def follow(self, results: Path, listener: object) -> list[Outcome]:
+        assert self.packing is not None
+        assert self.packing.plan.backends == STUDY.backends
+        self.told.append(("follow", self.host))
+        return [make_outcome(run=str(self.host.device))]
+
+
+def carry_out_with(study: Study, folder: Path, told: list[tuple[str, Host]]) -> list[Outcome]:
+    return run_study(
+        study,
+        digits(),
+        folder,
+        Effort(threads=1),
+        Listener(),
+        SilentSweep,
+        remote=lambda host: FakeRemote(host, told),  # type: ignore[arg-type,return-value]
+    )
+
+
+def test_hosts_measure_while_this_machine_does_and_a_machine_one_part_at_a_time(
+    plans: list[Plan], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[tuple[str, Host]] = []
+    desk = Host("desk")
+    monkeypatch.setattr(study_module, "run_sweep", lambda *_: told.append(("here", PI)) or [make_outcome(run="here")])
+    found = carry_out_with(replace(STUDY, hosts=(PI, PI_PART, desk)), tmp_path, told)
+    assert [what for what, _ in told] == ["start", "start", "here", "follow", "follow", "start", "follow"]
+    assert [host for _, host in told[:2]] == [PI, desk]
+    assert [host for _, host in told[5:]] == [PI_PART, PI_PART]
+    assert [one.run for one in found] == ["here", "cpu", "cpu", "cpu:threads=1"]
+
+
+def test_a_study_of_hosts_alone_measures_nothing_here(plans: list[Plan], tmp_path: Path) -> None:
+    found = carry_out_with(replace(STUDY, devices=(), hosts=(PI,)), tmp_path, [])
+    assert [one.run for one in found] == ["cpu"]
+    assert plans == []
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"backends": ("openvino",)}, UnavailableError, "pi has no runtime for openvino"),
+        ({"backends": ("torch",)}, UnsupportedError, "torch needs PyTorch or a GPU"),
+        ({"hosts": (PI, PI)}, UsageError, "the same host is named twice"),
+    ],
+)
+def test_a_host_that_cannot_measure_is_refused_before_anything_is_trained(
+    requests: list[Finetuning], tmp_path: Path, change: dict[str, Any], error: type[EffvitError], words: str
+) -> None:
+    study = replace(STUDY, devices=(), hosts=(PI,))
+    with pytest.raises(error, match=words):
+        carry_out_with(replace(study, **change), tmp_path, [])
+    assert (requests, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_without_a_name_the_backends_are_those_that_all_machines_have() -> None:
+    def having(*names: str) -> Callable[[Host], RemoteSweep]:
+        return lambda host: FakeRemote(host, [], names)  # type: ignore[return-value]
+
+    here = exported_backends()
+    assert common_backends([CPU], [], having()) == here
+    assert common_backends([], [PI], having("ort-cpu")) == ("ort-cpu",)
+    with pytest.raises(UnavailableError, match="no runtime in common"):
+        common_backends([CPU], [PI], having("nothing-of-ours"))
+
+
+def test_settings_written_before_there_were_hosts_are_those_without(requests: list[Finetuning], tmp_path: Path) -> None:
+    carry_out(STUDY, tmp_path)
+    settings: dict[str, Any] = json.loads((tmp_path / SETTINGS).read_bytes())
+    del settings["hosts"]
+    (tmp_path / SETTINGS).write_text(json.dumps(settings))
+    carry_out(STUDY, tmp_path)
+    with pytest.raises(UsageError, match="other settings: hosts"):
+        carry_out_with(replace(STUDY, hosts=(PI,)), tmp_path, [])
+
+
 def test_settings_written_before_there_were_devices_are_those_of_the_whole_cpu(
     requests: list[Finetuning], tmp_path: Path
 ) -> None:
@@ -149,10 +258,10 @@ def test_settings_written_before_there_was_transfer_are_those_without(
 def test_the_description_is_kept_in_the_folder_of_its_own_study_alone(
     requests: list[Finetuning], tmp_path: Path
 ) -> None:
-    arguments = (digits(), tmp_path, Effort(threads=1), Listener(), lambda: None)
-    run_study(STUDY, *arguments, description="epochs = 3\n")  # type: ignore[arg-type]
+    arguments = (digits(), tmp_path, Effort(threads=1), Listener(), SilentSweep)
+    run_study(STUDY, *arguments, description="epochs = 3\n")
     with pytest.raises(UsageError, match="other settings"):
-        run_study(replace(STUDY, weights="auto"), *arguments, description="epochs = 4\n")  # type: ignore[arg-type]
+        run_study(replace(STUDY, weights="auto"), *arguments, description="epochs = 4\n")
     assert (tmp_path / DESCRIPTION).read_text() == "epochs = 3\n"
 
 
@@ -194,7 +303,7 @@ class CutShort(Listener):
 
 
 def train_all(folder: Path, listener: Listener, threads: int = 1) -> None:
-    run_study(TRAINED, digits(), folder, Effort(threads), listener, lambda: None)  # type: ignore[arg-type,return-value]
+    run_study(TRAINED, digits(), folder, Effort(threads), listener, SilentSweep)
 
 
 def test_a_variant_that_was_cut_short_goes_on_and_ends_as_if_it_had_not_been(
