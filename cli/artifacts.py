@@ -100,7 +100,7 @@ def newest_artifacts(
     sizes = resolutions_from_text(res) if res is not None else []
 
     from effvit.export.sidecars import stored_artifacts
-    from effvit.run import resolve_runs
+    from effvit.runs import resolve_runs
 
     (run,) = resolve_runs(runs, [name] if name is not None else [], [])
     known = [

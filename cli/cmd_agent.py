@@ -96,7 +96,7 @@ def pack_kit(
     from effvit.profiling.agent.packing import Packing, write_kit
     from effvit.profiling.pixels import PixelStore
     from effvit.profiling.plan import Effort, Plan
-    from effvit.run import resolve_runs
+    from effvit.runs import resolve_runs
 
     chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
     plan = Plan(

@@ -73,7 +73,7 @@ def diff(
 
 def _run_of(path: Path, name: str | None, runs: Path) -> Run:
     """Return the run called `name`, or the one whose artifacts' folder `path` lies in."""
-    from effvit.run import resolve_runs
+    from effvit.runs import resolve_runs
 
     if name is not None:
         return resolve_runs(runs, [name], [])[0]

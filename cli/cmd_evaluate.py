@@ -108,7 +108,7 @@ def evaluate(
     from effvit.environment import usable_cores
     from effvit.export.base import pick_backend
     from effvit.profiling.pixels import PixelStore
-    from effvit.run import resolve_runs
+    from effvit.runs import resolve_runs
 
     chosen = pick_backend(backend or "torch")
     names = [name for name in run or [] if not is_file(name, runs)]

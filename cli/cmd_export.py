@@ -128,7 +128,7 @@ def export(
     from effvit.export.base import Source, pick_backend
     from effvit.export.build import Limits, refuse
     from effvit.profiling.pixels import PixelStore
-    from effvit.run import resolve_runs
+    from effvit.runs import resolve_runs
 
     engine_backend = pick_backend("tensorrt")
     missing = engine_backend.unavailable() if engines else None

@@ -206,7 +206,7 @@ def finetune(
     from effvit.recipe import changes_from_texts
     from effvit.resume import resume as run_resumption
     from effvit.resume import unfinished_run
-    from effvit.run import resolve_runs
+    from effvit.runs import resolve_runs
     from effvit.surgery import pick_variant
     from effvit.team import join_team
 

@@ -146,7 +146,7 @@ def profile(
     from effvit.profiling.pixels import PixelStore
     from effvit.profiling.plan import Effort, Plan, available_backends, check_precisions
     from effvit.profiling.seeking import seek_crossovers
-    from effvit.run import find_runs, resolve_runs
+    from effvit.runs import find_runs, resolve_runs
 
     chosen = resolve_runs(runs, run or [], attentions_from_text(attn))
     plan = Plan(

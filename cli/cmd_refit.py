@@ -51,7 +51,7 @@ def refit(
     from effvit.export.build import Limits, refuse, verified_artifact
     from effvit.export.tensorrt_refit import source_for
     from effvit.profiling.pixels import PixelStore
-    from effvit.run import resolve_runs
+    from effvit.runs import resolve_runs
 
     (chosen,) = resolve_runs(runs, [run] if run is not None else [], [])
     backend = refitting(known)

@@ -66,7 +66,8 @@ def show_run(
 ) -> None:
     """Print one run: what it is, the curves of its losses, accuracies and speed, and its worst classes."""
     from effvit.overview import overview_of, overviews
-    from effvit.run import newest_run, open_run, resolve_runs
+    from effvit.run import open_run
+    from effvit.runs import newest_run, resolve_runs
 
     if run is None:
         readable = [one.name for one in overviews(runs) if one.status != "damaged"]

@@ -7,7 +7,8 @@ from pathlib import Path
 from effvit.data.base import load_data
 from effvit.finetune import Finetuning, finetune
 from effvit.mix import parse_mix
-from effvit.run import Run, find_runs
+from effvit.run import Run
+from effvit.runs import find_runs
 from effvit.spec import BASELINE
 
 # Six by six patches: room for pooling, windows and merging, and half a minute a variant on one core.

@@ -18,12 +18,12 @@ import msgspec
 
 from effvit.environment import Environment
 from effvit.errors import CheckFailedError, ResultError, UnavailableError
-from effvit.export.base import pick_backend
 from effvit.profiling.agent.archive import build
 from effvit.profiling.agent.detached import Ended, error_of
 from effvit.profiling.agent.kit import KIT, Kit, encode
-from effvit.profiling.agent.measuring import AS_ASKED, INSTALL, Allowed
-from effvit.profiling.agent.packing import BACKENDS, Packing, pack
+from effvit.profiling.agent.measuring import AS_ASKED, Allowed
+from effvit.profiling.agent.packing import Packing, pack
+from effvit.profiling.agent.probing import PROBE, PROBED, PYTHON, Probe, backends_there, require_python, require_version
 from effvit.profiling.agent.ssh import Ssh
 from effvit.profiling.board import BoardConditions
 from effvit.profiling.records import Outcome
@@ -35,41 +35,8 @@ from effvit.storage import sha256_of
 
 T = TypeVar("T")
 ROOT = ".cache/effvit-agent"
-PYTHON = "python3"
-LEAST_PYTHON = (3, 10)
 _AT_ONCE = 2**20
-# Distributions that give a runtime its name for `import`.
-_DISTRIBUTIONS = {"ort-cpu": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}
-# Both run on whatever Python there is, to tell what is missing. File names are made by us, of hexadecimal digits.
-_PROBE = """\
-import hashlib, importlib.util, json, os, sys, sysconfig
-try:
-    from importlib.metadata import version
-except ImportError:
-    version = None
-def installed(name):
-    try:
-        return version(name)
-    except Exception:
-        return None
-def intact(path, digest):
-    found = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            for part in iter(lambda: file.read(1 << 20), b""):
-                found.update(part)
-    except OSError:
-        return False
-    return found.hexdigest() == digest
-asked = json.load(sys.stdin)
-print(json.dumps({
-    "python": list(sys.version_info[:3]),
-    "packages": {name: installed(name) for name in asked["packages"]},
-    "missing": [n for n, digest in asked["files"].items() if not intact(os.path.join(asked["root"], n), digest)],
-    "pip": importlib.util.find_spec("pip") is not None,
-    "managed": os.path.exists(os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")),
-}))
-"""
+# These run on whatever Python there is. File names are made by us, of hexadecimal digits.
 _RECEIVE = """\
 import hashlib, json, os, sys
 source = sys.stdin.buffer
@@ -125,20 +92,6 @@ class RemoteFile:
     path: Path
     name: str
     sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What a machine has: its Python, versions of packages (None: not installed), which files it lacks.
-
-    A `managed` Python belongs to the system, and pip installs nothing into it without being told to.
-    """
-
-    python: tuple[int, ...]
-    packages: dict[str, str | None]
-    missing: frozenset[str]
-    pip: bool = True
-    managed: bool = False
 
 
 class Event(msgspec.Struct):
@@ -260,7 +213,7 @@ class RemoteSweep:
             UnavailableError: The host cannot be reached, or has no Python that is new enough.
             CheckFailedError: Its disk is full, say, or it answers something else.
         """
-        _require_version(str(self._ssh.host), self._probe([]))
+        require_version(str(self._ssh.host), self._probe([]))
         return self._answer(RemoteFacts, [self._copied_agent(), "facts"])
 
     def backends(self, asked: Sequence[str]) -> tuple[str, ...]:
@@ -270,8 +223,8 @@ class RemoteSweep:
             UnavailableError: The host cannot be reached, or lacks Python or a runtime.
         """
         host, probe = str(self._ssh.host), self._probe([])
-        _require_python(host, probe)
-        return _backends(host, asked, probe)
+        require_python(host, probe)
+        return backends_there(host, asked, probe)
 
     def survey(self, backends: Sequence[str]) -> Survey:
         """Copy the agent, and nothing else, and let it tell what the host can do with these backends.
@@ -331,9 +284,8 @@ class RemoteSweep:
             self._followed.kill()
 
     def _probe(self, files: Sequence[RemoteFile]) -> Probe:
-        packages = ["numpy", *(name for names in _DISTRIBUTIONS.values() for name in names)]
-        asked = {"root": ROOT, "files": {file.name: file.sha256 for file in files}, "packages": packages}
-        return self._answer(Probe, ["-c", _PROBE], json.dumps(asked).encode())
+        asked = {"root": ROOT, "files": {file.name: file.sha256 for file in files}, "packages": PROBED}
+        return self._answer(Probe, ["-c", PROBE], json.dumps(asked).encode())
 
     def _answer(self, kind: type[T], words: Sequence[str], stdin: bytes = b"") -> T:
         """Return what Python says there, as JSON of such a value."""
@@ -396,41 +348,6 @@ def _agent(folder: Path) -> RemoteFile:
     agent = build(folder / "agent.pyz")
     digest = sha256_of(agent)
     return RemoteFile(agent, f"agents/{digest}.pyz", digest)
-
-
-def _require_version(host: str, probe: Probe) -> None:
-    if probe.python < LEAST_PYTHON:
-        version = ".".join(map(str, probe.python))
-        raise UnavailableError(f"{host} has Python {version}; the agent needs 3.10", "install a later Python there")
-
-
-def _require_python(host: str, probe: Probe) -> None:
-    _require_version(host, probe)
-    if probe.packages["numpy"] is None:
-        raise UnavailableError(f"{host} has no numpy", _installing(f"{PYTHON} -m pip install numpy", probe))
-
-
-def _backends(host: str, asked: Sequence[str], probe: Probe) -> tuple[str, ...]:
-    """Return the backends to measure: those that were asked for, or all that both machines have.
-
-    Raises:
-        UnavailableError: The host lacks one, or has none.
-    """
-    there = [name for name, names in _DISTRIBUTIONS.items() if any(probe.packages[one] is not None for one in names)]
-    for name in asked:
-        if name in BACKENDS and name not in there:
-            raise UnavailableError(f"{host} has no runtime for {name}", _installing(INSTALL[name], probe))
-    both = tuple(name for name in there if pick_backend(name).unavailable() is None)
-    if not asked and not both:
-        raise UnavailableError(f"{host} has no runtime that is here, too", _installing(INSTALL["ort-cpu"], probe))
-    return tuple(asked) or both
-
-
-def _installing(command: str, probe: Probe) -> str:
-    """Return the hint to give a command of pip's on a machine, as its Python wants it."""
-    if probe.managed:  # https://peps.python.org/pep-0668: that of Raspberry Pi OS refuses without this
-        command = command.replace("pip install", "pip install --user --break-system-packages")
-    return f"there: {command}" if probe.pip else f"there: sudo apt install python3-pip && {command}"
 
 
 def _identity(outcome: Outcome) -> tuple[str, str, str, str]:

@@ -39,7 +39,8 @@ from effvit.export.differences import ROUNDING, Side, compare_blocks
 from effvit.export.typed import TypedModel
 from effvit.preprocessing import normalise
 from effvit.profiling.pixels import PixelStore
-from effvit.run import Run, find_runs
+from effvit.run import Run
+from effvit.runs import find_runs
 from effvit.spec import Precision
 from effvit.surgery import attention_variants
 

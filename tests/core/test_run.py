@@ -9,7 +9,8 @@ from models_for_tests import finished_run, images_of, logits_of, record_of
 
 from effvit.checkpoint import save_weights
 from effvit.errors import CheckpointError, StorageError, UsageError
-from effvit.run import HISTORY, RECORD, EpochRecord, create_run, find_runs, newest_run, open_run, resolve_runs
+from effvit.run import HISTORY, RECORD, EpochRecord, create_run, open_run
+from effvit.runs import find_runs, newest_run, resolve_runs
 
 EPOCH = EpochRecord(1, 2.0, 2.5, 0.5, None, 0.25, 1.0, 0.5, 40.0, 1e-3, None, None)
 
