@@ -62,6 +62,7 @@ class Executor:
 
         # Backends that were not named are those of the nodes.
         here = replace(packing, plan=replace(plan, backends=packing.plan.backends))
+        packing.stage("connecting to the Ray cluster")
         with connected(self.cluster) as cluster:
             return ClusterSweep(cluster, here, allowed, display).run(results)
 

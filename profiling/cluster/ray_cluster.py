@@ -24,6 +24,8 @@ AUTO = "auto"
 RETRIES = 3
 """How often a job is given to another node after the one it was on is lost; Ray's own default."""
 _REACHED_WITHIN_S, _ANSWERED_WITHIN_S, _CANCELLED_WITHIN_S, _LOOKED_AGAIN_S = 5.0, 120.0, 15.0, 10.0
+_SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # of length 0 and type 4, without flags, of no stream
+_SAME = "install the same effvit on every node"
 _START = "start one with `ray start --head`, or name its head: --ray-address HOST:PORT"
 
 
@@ -137,9 +139,6 @@ class RayCluster:
         return facts
 
 
-_SAME = "install the same effvit on every node"
-
-
 def _facts() -> NodeFacts:
     """Run on a node: return what it tells of itself."""
     # Ray hides the GPUs from a task that asks for none; this one only looks which there are.
@@ -207,11 +206,11 @@ def _host(node: Mapping[str, Any]) -> str:
 
 
 def _check_reachable(address: str) -> None:
-    """Check that something listens at HOST:PORT: Ray itself waits long for what is not there.
+    """Check that what may be a Ray cluster listens at HOST:PORT: Ray itself waits minutes for what is none.
 
     Raises:
         UsageError: It is no such address.
-        UnavailableError: Nothing does.
+        UnavailableError: Nothing listens there, or something else.
     """
     match = re.fullmatch(r"(\[[^\]]+\]|[^:/]+):([0-9]{1,5})", address)
     if match is None:
@@ -220,9 +219,25 @@ def _check_reachable(address: str) -> None:
             "write HOST:PORT, or auto, and run the command on a node of the cluster: Ray's client is not used",
         )
     try:
-        socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=_REACHED_WITHIN_S).close()
+        with socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=_REACHED_WITHIN_S) as connection:
+            speaks = "RAY_USE_TLS" in os.environ or _speaks_http2(connection)
     except (OSError, OverflowError) as error:
         raise UnavailableError(f"no Ray cluster can be reached at {address}: {first_line(error)}", _START) from error
+    if not speaks:
+        raise UnavailableError(f"what listens at {address} is no Ray cluster", _START)
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Return whether the other end answers as gRPC, which Ray speaks, does: with a frame of settings.
+
+    Source:
+        RFC 9113, sections 3.4 and 6.5, https://www.rfc-editor.org/rfc/rfc9113
+    """
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS)
+    try:
+        return connection.recv(len(_SETTINGS))[3:4] == _SETTINGS[3:4]
+    except TimeoutError:
+        return False
 
 
 def _unconnected(address: str, error: ConnectionError | RuntimeError) -> UnavailableError:
@@ -235,5 +250,6 @@ def _unconnected(address: str, error: ConnectionError | RuntimeError) -> Unavail
             f"use the Python of there, and pip install 'ray=={there}'",
         )
     where = "here" if address == AUTO else f"at {address}"
-    reason = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+    # What follows the first sentence is advice on how to call Ray.
+    reason = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error).partition(". ")[0]
     return UnavailableError(f"no Ray cluster can be reached {where}: {reason}", _START)

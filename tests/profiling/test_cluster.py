@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from agents import BRIEF
@@ -41,7 +43,7 @@ from effvit.profiling.cluster.nodes import (
     runtimes_for,
 )
 from effvit.profiling.cluster.parts import cut, missing_parts
-from effvit.profiling.cluster.ray_cluster import connected
+from effvit.profiling.cluster.ray_cluster import RayCluster, connected
 from effvit.profiling.cluster.sweep import Answer, ClusterSweep, Job
 from effvit.profiling.cluster.working import Worked, measure_here
 from effvit.profiling.devices import CPU, Device
@@ -415,6 +417,21 @@ def test_a_cluster_that_nobody_answers_for_is_a_sentence(fake_ray: ModuleType, m
         pass
 
 
+def test_something_else_that_listens_there_is_a_sentence(fake_ray: ModuleType) -> None:
+    def answer(server: socket.socket) -> None:
+        with server.accept()[0] as connection:
+            connection.recv(100)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, args=(server,))
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UnavailableError, match=f"what listens at {address} is no Ray"), connected(address):
+            pass
+        thread.join()
+
+
 def test_a_cluster_of_other_versions_is_a_sentence(fake_ray: ModuleType) -> None:
     # The words of ray 2.60, _private/utils.py, check_version_info.
     words = (
@@ -439,7 +456,103 @@ def test_without_a_cluster_there_is_the_command_that_starts_one(fake_ray: Module
         raise ConnectionError("Could not find any running Ray instance. Please specify the one to connect to")
 
     fake_ray.init = init  # type: ignore[attr-defined]
-    with pytest.raises(UnavailableError, match="no Ray cluster can be reached here: Could not find any") as refused:
-        with connected("auto"):
-            pass
+    words = "no Ray cluster can be reached here: Could not find any running Ray instance$"
+    with pytest.raises(UnavailableError, match=words) as refused, connected("auto"):
+        pass
     assert "ray start --head" in refused.value.hint
+
+
+class NodeDiedError(Exception):
+    """What Ray raises for a task whose node was lost once too often."""
+
+
+class OtherRayError(Exception):
+    """Any other error of Ray."""
+
+
+@dataclass
+class Tasks:
+    """Stands for Ray's functions: tasks are never run, and answer with what `answers` has for their turn."""
+
+    answers: list[tuple[str, Worked] | Exception]
+    options: dict[str, object] = field(default_factory=dict)
+    asked: list[dict[str, object]] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+
+    def as_ray(self, module: ModuleType) -> None:
+        """Let `module` be Ray."""
+
+        class Task:
+            @staticmethod
+            def options(**options: object) -> type[Task]:
+                self.asked.append(self.options | options)
+                return Task
+
+            @staticmethod
+            def remote(*_: object) -> int:
+                return len(self.asked) - 1
+
+        def remote(**options: object) -> Callable[[object], type[Task]]:
+            self.options = options
+            return lambda _: Task
+
+        def get(ref: int) -> tuple[str, Worked]:
+            answer = self.answers[ref]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        kinds = {"WorkerCrashedError", "OutOfMemoryError", "ObjectLostError", "RayTaskError"}
+        errors = {name: type(name, (Exception,), {}) for name in kinds}
+        facts = {"NodeID": "a1", "Alive": True, "NodeName": "desk", "Resources": {"CPU": 4.0, "effvit_cpu": 1.0}}
+        replaced = {
+            "exceptions": SimpleNamespace(NodeDiedError=NodeDiedError, RayError=OtherRayError, **errors),
+            "nodes": lambda: [facts],
+            "put": lambda content: content,
+            "remote": remote,
+            "wait": lambda refs, num_returns=1, **_: (refs[:num_returns], refs[num_returns:]),
+            "get": get,
+            "cancel": self.cancelled.append,
+        }
+        for name, value in replaced.items():
+            setattr(module, name, value)
+
+
+DONE = ("a1", Worked((), Ended(0)))
+
+
+def jobs_for(plan: Plan, pixels: PixelStore, blobs: Path, count: int) -> list[Job]:
+    return [Job(f"job {number}", Demand(0, 1, 1), some_kit(plan, pixels, blobs)) for number in range(count)]
+
+
+def test_a_task_asks_ray_for_its_machine_and_to_be_repeated(
+    fake_ray: ModuleType, plan: Plan, pixels: PixelStore, tmp_path: Path
+) -> None:
+    tasks = Tasks([DONE, NodeDiedError("it died"), DONE])
+    tasks.as_ray(fake_ray)
+    answers = list(RayCluster().measure(jobs_for(plan, pixels, tmp_path, 3), tmp_path, AS_ASKED))
+    assert answers == [Answer(0, "desk", DONE[1]), Answer(1, lost="it died"), Answer(2, "desk", DONE[1])]
+    demand = {"num_cpus": 0, "num_gpus": 1, "resources": {"effvit_cpu": 1}}
+    assert tasks.asked[0] == {"name": "job 0", "max_calls": 1, "max_retries": 3, **demand}
+    assert tasks.cancelled == []
+
+
+def test_who_stops_listening_cancels_what_is_left(
+    fake_ray: ModuleType, plan: Plan, pixels: PixelStore, tmp_path: Path
+) -> None:
+    tasks = Tasks([DONE, DONE, DONE])
+    tasks.as_ray(fake_ray)
+    answers = RayCluster().measure(jobs_for(plan, pixels, tmp_path, 3), tmp_path, AS_ASKED)
+    assert next(answers).job == 0
+    answers.close()
+    assert tasks.cancelled == [1, 2]
+
+
+def test_a_cluster_that_fails_is_a_sentence(
+    fake_ray: ModuleType, plan: Plan, pixels: PixelStore, tmp_path: Path
+) -> None:
+    tasks = Tasks([OtherRayError("the head is gone"), DONE])
+    tasks.as_ray(fake_ray)
+    with pytest.raises(UnavailableError, match="the Ray cluster failed: the head is gone"):
+        list(RayCluster().measure(jobs_for(plan, pixels, tmp_path, 2), tmp_path, AS_ASKED))
+    assert tasks.cancelled == [1]

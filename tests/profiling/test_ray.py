@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,15 @@ from effvit.profiling.results import read
 from effvit.run import Run
 from effvit.spec import Precision
 
-pytest.importorskip("ray")
 pytest.importorskip("onnxruntime")
 psutil = pytest.importorskip("psutil")
 # What Ray itself warns of is none of ours.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(find_spec("ray") is None, reason="there is no Ray (pip install 'effvit[ray]')"),
+]
 ONE_THREAD = Device(threads=1)
 MEASURES = "ray::32 px"
 """How the processes of our tasks call themselves: after their groups."""
@@ -91,9 +97,11 @@ def _title(process: Any) -> str:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quiet() -> Iterator[None]:
-    """Let Ray tell nobody of its use, and leave no file of a cluster in the way of others."""
-    with pytest.MonkeyPatch.context() as patch:
+def _apart() -> Iterator[None]:
+    """Keep what Ray writes, the address of the newest cluster among it, from whoever else uses Ray here."""
+    # Not among pytest's own folders: the paths of sockets may have 107 characters.
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
         yield
