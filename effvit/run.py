@@ -17,12 +17,7 @@ from effvit.accuracy import Accuracy
 from effvit.cached import Cached
 from effvit.data.base import ImageData, known_data
 from effvit.environment import Environment
-from effvit.errors import (
-    CheckpointError,
-    DataError,
-    StorageError,
-    UsageError,
-)
+from effvit.errors import CheckpointError, DataError, StorageError, UsageError
 from effvit.preprocessing import Preprocessing
 from effvit.recipe import Recipe
 from effvit.spec import Cost, ModelSpec, file_name

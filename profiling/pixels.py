@@ -55,7 +55,7 @@ class PixelStore:
         self._folder = ScratchFolder()
         self._progress, self._cache = progress, cache
         self._data: dict[tuple[str, str], ImageData] = {}  # name and fingerprint
-        self._decoded: dict[tuple[str, str], tuple[Sample, ...]] = {}
+        self._decoded: dict[tuple[str, str], dict[int, Sample]] = {}  # of these, by position
         self._pixels: dict[tuple[str, Preprocessing, int, int, int], Pixels] = {}
 
     def __enter__(self) -> Self:
@@ -104,8 +104,7 @@ class PixelStore:
     def _file(self, run: Run, positions: list[int], height: int, width: int) -> Path:
         """Return a file with the held-out images at these positions."""
         preprocessing = run.record.preprocessing
-        val = self._held_out(run)
-        some = [val[index] for index in positions]
+        some = self._held_out(run, positions)
         if self._cache == "disk":
             from effvit.prepared import on_disk  # and with it Pillow, as below
 
@@ -118,13 +117,13 @@ class PixelStore:
             np.save(path, pixels)
         return path
 
-    def _held_out(self, run: Run) -> tuple[Sample, ...]:
+    def _held_out(self, run: Run, positions: list[int]) -> list[Sample]:
         val = self.data_of(run).val
         if self._cache != "ram":
-            return val
-        key = (run.record.data.name, run.record.data.fingerprint)
-        if key not in self._decoded:
-            from effvit.prepared import in_memory  # and with it Pillow, which images in files do not need
+            return [val[index] for index in positions]
+        from effvit.prepared import in_memory  # and with it Pillow, which images in files do not need
 
-            self._decoded[key] = in_memory(val, self._progress)
-        return self._decoded[key]
+        decoded = self._decoded.setdefault((run.record.data.name, run.record.data.fingerprint), {})
+        missing = [index for index in positions if index not in decoded]
+        decoded.update(zip(missing, in_memory([val[index] for index in missing], self._progress), strict=True))
+        return [decoded[index] for index in positions]
