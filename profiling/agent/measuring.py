@@ -64,10 +64,10 @@ def measure_kit(
         UsageError: A device with more cores than there are, or another agent measures the kit.
         EffvitError: Whatever a sweep raises.
     """
-    for name in kit.backends:
-        reason = pick_backend(name).unavailable()
+    for backend in kit.backends:
+        reason = pick_backend(backend).unavailable()
         if reason is not None:
-            raise BackendUnavailableError(f"{name} cannot run here: {reason}", INSTALL[name])
+            raise BackendUnavailableError(f"{backend} cannot run here: {reason}", INSTALL[backend])
     check_devices(kit.devices)
     busy = f"the kit {folder} is being measured by another agent"
     with exclusively(folder / LOCK, busy), KitPixels(kit, blobs) as pixels:
