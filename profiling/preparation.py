@@ -33,7 +33,7 @@ class Preparation:
 
     def __init__(self, effort: Effort, pixels: PixelStore, stage: Callable[[str], None]) -> None:
         self._effort, self._pixels, self._stage = effort, pixels, stage
-        self._artifacts: dict[tuple[str, str, str, Precision, int, int, EngineOptions], Artifact | Refusal] = {}
+        self._artifacts: dict[tuple[str, str, str, Precision, int, int, EngineOptions, int], Artifact | Refusal] = {}
         self._references: dict[tuple[str, int, int], Logits] = {}
 
     def artifact(self, group: Group, run: Run) -> Artifact | Refusal:

@@ -103,7 +103,8 @@ def _runtime() -> ModuleType:
     with warnings.catch_warnings(), silent_stderr():
         warnings.simplefilter("ignore")  # that it may change without notice
         from executorch.extension.pybindings import portable_lib
-    return portable_lib
+    runtime: ModuleType = portable_lib
+    return runtime
 
 
 def unavailable() -> str | None:
