@@ -141,8 +141,8 @@ def export(
             for height, width in sizes or [one.record.spec.trained]:
                 for backend, precision, judged in wanted:
                     say(f"exporting {one.name} at {height} x {width} px, {precision}, {backend.format}")
-                    count = engine.batches[1] if backend.fixed_batch else 1
-                    source = Source(one, height, width, precision, quantisation, engine=engine, batch=count)
+                    single = engine.batches[1] if backend.fixed_batch else 1
+                    source = Source(one, height, width, precision, quantisation, engine=engine, batch=single)
                     limits = Limits(max_drop, (warn if allow_fallback else refuse) if judged else None)
                     made.append(
                         _export(source, backend, pixels, verify_images, threads or usable_cores(), limits, pins)

@@ -66,7 +66,7 @@ def _graph_parts(graph: GraphCensus) -> list[RenderableType]:
         ("outputs", _ports(graph.outputs)),
         ("weights beside it", ", ".join(f"{file.name}, {quantities.size(file.size_bytes)}" for file in graph.external)),
         ("quantisation", _quantisation(graph.quantisation)),
-        ("operators", _counted(graph.operators)),
+        ("operators", f"{graph.nodes}: " + ", ".join(f"{entry.count} {entry.name}" for entry in graph.operators)),
     ):
         if text:
             about.add_row(name, text)

@@ -18,7 +18,6 @@ from effvit.errors import CheckpointError
 from effvit.export.base import Artifact, Backend, Logits, Source
 from effvit.export.decisions import Truth, check_drop
 from effvit.export.pins import Pinned
-from effvit.export.program_file import SUFFIX as PROGRAM_SUFFIX
 from effvit.export.quantisation import Quantised
 from effvit.export.sidecars import FOLDER, read_sidecar
 from effvit.export.verify import check, compare
@@ -99,7 +98,7 @@ def make(source: Source, backend: Backend) -> Artifact:
 def _quantised(source: Source, backend: Backend, path: Path) -> Quantised | None:
     if not source.precision.quantised:
         return None
-    if backend.suffix == PROGRAM_SUFFIX:
+    if backend.format == "executorch":
         from effvit.export.program_census import quantised_program
 
         return quantised_program(path)

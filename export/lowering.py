@@ -98,8 +98,8 @@ def folded(model: nn.Module, images: Tensor) -> ExportedProgram:
 
     exported = torch.export.export(model, (images,), strict=False)
     constant = constant_prop_pass(exported.run_decompositions(_simpler_operators()))
-    # A weight that was transposed or cut is a view, whose strides the files of ExecuTorch do not hold. Exported once
-    # more, the graph knows its weights as they now lie.
+    # A weight that was transposed or cut is a view, and files of ExecuTorch do not hold its strides: what it multiplied
+    # came out wrong (linformer, fp32). Exported once more, the graph knows its weights as they now lie.
     for name, value in constant.constants.items():
         constant.constants[name] = value.clone(memory_format=torch.contiguous_format)
     return torch.export.export(constant.module(), (images,), strict=False)

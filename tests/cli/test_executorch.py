@@ -30,6 +30,7 @@ def no_executorch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_executorch
+@pytest.mark.slow  # lowering takes half a minute of one core
 def test_a_program_is_exported_and_shown(effvit: Effvit, runs: Path) -> None:
     exported = effvit(
         "export", "soft", "--runs", runs, "--executorch", "fp32", "--batch", "2", "--verify-images", "5", "--threads",

@@ -74,7 +74,12 @@ def test_the_newest_artifact_is_the_default_and_flags_choose_another(effvit: Eff
     assert "test_vit, softmax attention" in half.out
     (verdict,) = [line for line in half.out.splitlines() if line.startswith("ort-cpu")]
     assert "of 20" in verdict
-    refused(effvit("inspect", "soft", "--runs", exported, "--res", "64"), 2, "no such graph or engine", "effvit export")
+    refused(
+        effvit("inspect", "soft", "--runs", exported, "--res", "64"),
+        2,
+        "no such graph, engine or program",
+        "effvit export",
+    )
 
 
 def test_every_product_of_an_exported_graph_is_in_its_type(effvit: Effvit, exported: Path) -> None:

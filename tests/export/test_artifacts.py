@@ -39,7 +39,7 @@ from effvit.run import Run
 from effvit.spec import ModelSpec, Precision
 
 HERE = [
-    pytest.param(name, marks=[pytest.mark.slow] if backend.slow_to_open else [])
+    pytest.param(name, marks=[pytest.mark.slow] if backend.slow_to_open or backend.slow_to_make else [])
     for name, backend in backends().items()
     if backend.unavailable() is None and "cpu" in backend.devices
 ]

@@ -29,8 +29,8 @@ from effvit.surgery import attention_variants
 
 BACKEND = pick_backend("executorch")
 MISSING = BACKEND.unavailable()
-# Of all nodes, those that XNNPACK runs: what was seen in July 2026 with ExecuTorch 1.5.1, rounded down.
-LEAST_SHARE = dict.fromkeys(attention_variants(), 0.5)
+# Of all nodes, those that XNNPACK runs: what ExecuTorch 1.5.1 was seen to hand over in fp32, rounded down.
+LEAST_SHARE = {"softmax": 0.93, "linformer": 0.92, "performer": 0.80}
 needs_executorch = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
 
 
@@ -159,4 +159,4 @@ def test_a_trained_model_decides_as_in_pytorch(
     assert np.mean(logits.argmax(axis=1) == exact.argmax(axis=1)) >= 0.97
     share = program_census(Path(artifact.path)).share
     assert share is not None
-    assert share >= LEAST_SHARE[attention]
+    assert share >= LEAST_SHARE.get(attention, 0.5)

@@ -79,3 +79,12 @@ def test_nothing_runs_when_a_batch_is_bound() -> None:
     session.bind(images(1, 2))
     session.bind(images(1, 2, 3))
     assert compiler.launched == []
+
+
+def test_a_batch_that_is_given_is_compiled_for_whatever_is_bound_first() -> None:
+    compiler = Compiler()
+    session = FixedBatchSession(compiler, 2)
+    assert run(session, images(1, 2, 3)) == [2, 4, 6]
+    assert run(session, images(4)) == [8]
+    assert run(session, images(5, 6)) == [10, 12]
+    assert compiler.batches == [2]
