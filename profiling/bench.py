@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from effvit.accuracy import Accuracy
 from effvit.counters import NO_INSTRUMENTS, Instruments
@@ -16,6 +17,7 @@ from effvit.profiling.records import Calibration, Cell, Outcome
 from effvit.run import Run
 from effvit.spec import Precision
 
+T = TypeVar("T")
 AccuracyKey = tuple[str, str, str, Precision, tuple[str, ...], int, int]
 
 
@@ -42,6 +44,10 @@ class Bench:
     allow_fallback: bool = False
     room: Callable[[], int | None] = available_bytes
     fresh: bool = False
+
+    def at_once(self, contenders: Sequence[T]) -> list[Sequence[T]]:
+        """Return who may have a worker at the same time: all, or one after the other where memory is spared."""
+        return [[one] for one in contenders] if self.effort.frugal else [contenders]
 
     def images(self, group: Group, run: Run) -> Pixels:
         """Return the images that a run is measured and evaluated on.

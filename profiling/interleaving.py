@@ -204,7 +204,14 @@ class Apart(_GroupMeasurement):
         self._in_turn(contenders, "measure", partial(self._time_one, number))
 
     def _in_turn(self, contenders: Sequence[Contender], stage: Stage, work: Callable[[Contender], None]) -> None:
-        """Do `work` with one after the other, each in a new worker.
+        """Do `work` with one after the other, each in a new worker."""
+        for some in self.bench.at_once(contenders):
+            self._in_turn_at_once(some, stage, work)
+
+    def _in_turn_at_once(
+        self, contenders: Sequence[Contender], stage: Stage, work: Callable[[Contender], None]
+    ) -> None:
+        """Do `work` with one after the other, whose workers are all there from the start.
 
         All of them import their runtime at once: that takes longer than anything else about a worker, and nothing is
         timed meanwhile.

@@ -67,6 +67,11 @@ def _carry_out(bench: Bench, group: Group, contenders: Sequence[Contender]) -> b
 
 def _weigh(bench: Bench, group: Group, contenders: Sequence[Contender]) -> None:
     """Read the memory of contenders that were measured, each in a fresh process in which nothing is timed."""
+    for some in bench.at_once(contenders):
+        _weigh_at_once(bench, group, some)
+
+
+def _weigh_at_once(bench: Bench, group: Group, contenders: Sequence[Contender]) -> None:
     with ExitStack() as stack:
         scales = [stack.enter_context(bench.start(bench.effort.timeout_s)) for _ in contenders]
         for scale in scales:  # all of them import the runtime at once: that takes longer than anything else here

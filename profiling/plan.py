@@ -191,7 +191,7 @@ class Effort:
 
     `timeout_s` bounds a cell's process; `threads` is what runtimes are told to use on a device that does not say.
     Accuracy is measured on `eval_images` held-out images (0: all of them), artifacts are verified on `verify_images`.
-    With `frugal` neither takes more memory than the cell itself.
+    With `frugal` neither takes more memory than the cell itself, and workers are there one at a time.
     """
 
     threads: int

@@ -30,14 +30,17 @@ from effvit.errors import CheckFailedError
 from effvit.profiling.agent.archive import build
 from effvit.profiling.agent.kit import BLOBS, Kit
 from effvit.profiling.agent.packing import Packing, write_kit
+from effvit.profiling.calibration import PROGRAM
 from effvit.profiling.devices import Device
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Effort, Plan
 from effvit.profiling.results import read
+from effvit.run import Run
 from effvit.spec import Precision
 
 SCHEMA = "effvit.agent-memory-benchmark/1"
 LIMIT_BYTES = 60 * 2**20
+CALIBRATION = PROGRAM[-1].encode()
 _LOOKED_AGAIN_S = 0.005
 _SCRIPT = """\
 import sys
@@ -52,9 +55,14 @@ session.run(None, {only: numpy.zeros((1, 3, side, side), numpy.float32)})
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """What each process of a program had at the moment when it was most in all; the first is the program itself."""
+    """What each process of a program had at the moment when it was most in all; the first is the program itself.
+
+    Once on a machine, before anything is opened, the agent measures how fast that is at best. The process in which it
+    does is none of these: `calibrating_bytes` is its own peak.
+    """
 
     parts_bytes: tuple[int, ...]
+    calibrating_bytes: int = 0
 
     @property
     def bytes(self) -> int:
@@ -66,15 +74,13 @@ class Peak:
 class Weighing:
     """`variants` measured beside one another, each of batch 1: the peaks of all sittings.
 
-    `script` is of the one that needs most memory. `calibrating` is the agent in its first sitting on a machine, in
-    which it measures how fast that is at best; in `agent` it knows.
+    `script` is of the one that needs most memory, and `model_bytes` is the size of its graph.
     """
 
     variants: tuple[str, ...]
     model_bytes: int
     script: tuple[Peak, ...]
     agent: tuple[Peak, ...]
-    calibrating: Peak
 
     @property
     def above_bytes(self) -> int:
@@ -95,40 +101,39 @@ class Report:
 
 def benchmark(arguments: argparse.Namespace) -> Report:
     """Weigh kits of one variant and of all that were asked for."""
-    variants = names_from_text(arguments.attn)
+    px, names = arguments.px, names_from_text(arguments.attn)
     with tempfile.TemporaryDirectory(prefix="effvit-") as temporary:
         folder = Path(temporary)
         python = make_bare_venv(folder / "venv", arguments.python)
         build(folder / "agent.pyz")
-        kits = [variants[:1], variants] if len(variants) > 1 else [variants]
-        found = [_weighed(arguments, python, names, folder / str(len(names))) for names in kits]
-    return Report(found[0][1], arguments.backbone, arguments.px, tuple(one for one, _ in found))
+        runs = [make_run(folder / "runs", name, backbone=arguments.backbone, px=px) for name in names]
+        kits = [runs[:1], runs] if len(runs) > 1 else [runs]
+        found = [_weighed(arguments, python, several, folder / str(len(several))) for several in kits]
+    return Report(found[0][1], arguments.backbone, px, tuple(one for one, _ in found))
 
 
 def _weighed(
-    arguments: argparse.Namespace, python: Path, variants: Sequence[str], folder: Path
+    arguments: argparse.Namespace, python: Path, runs: Sequence[Run], folder: Path
 ) -> tuple[Weighing, Environment]:
-    say(f"packing {', '.join(variants)}")
-    kit = _packed(arguments, variants, folder)
+    names = tuple(run.name for run in runs)
+    say(f"packing {', '.join(names)}")
+    kit = _packed(arguments, runs, folder)
     environment = {"EFFVIT_CACHE": str(folder / "cache"), "PATH": "/usr/bin:/bin", "TMPDIR": str(folder)}
     agent = [str(python), str(folder.parent / "agent.pyz"), "run", str(folder / "kit"), "--out"]
     say("measuring with the agent")
-    calibrating = peak_of([*agent, str(folder / "first.jsonl")], environment)
-    known = [peak_of([*agent, str(folder / f"{number}.jsonl")], environment) for number in range(arguments.sittings)]
+    ours = [peak_of([*agent, str(folder / f"{number}.jsonl")], environment) for number in range(arguments.sittings)]
     say("running the script")
     blobs = [folder / "kit" / BLOBS / one.blob for one in kit.artifacts if one.blob is not None]
     script = [str(python), "-c", _SCRIPT]
     heaviest = max(blobs, key=lambda blob: peak_of([*script, str(blob), str(arguments.px)], environment).bytes)
     bare = [peak_of([*script, str(heaviest), str(arguments.px)], environment) for _ in range(arguments.sittings)]
-    outcome = read(folder / "first.jsonl")[0]
-    weighing = Weighing(tuple(variants), heaviest.stat().st_size, tuple(bare), tuple(known), calibrating)
-    return weighing, outcome.environment
+    outcome = read(folder / "0.jsonl")[0]
+    return Weighing(names, heaviest.stat().st_size, tuple(bare), tuple(ours)), outcome.environment
 
 
-def _packed(arguments: argparse.Namespace, variants: Sequence[str], folder: Path) -> Kit:
+def _packed(arguments: argparse.Namespace, runs: Sequence[Run], folder: Path) -> Kit:
     size = (arguments.px, arguments.px)
-    runs = tuple(make_run(folder / "runs", name, backbone=arguments.backbone, px=arguments.px) for name in variants)
-    plan = Plan(runs, (size,), (1,), (Precision.FP32,), ("ort-cpu",), (Device(threads=1),))
+    plan = Plan(tuple(runs), (size,), (1,), (Precision.FP32,), ("ort-cpu",), (Device(threads=1),))
     effort = Effort(threads=1, rounds=3, samples=6, least_s=0.5, most_s=2.0, eval_images=arguments.images)
     with PixelStore() as pixels:
         return write_kit(Packing(plan, effort, pixels, lambda _: None), folder / "kit")
@@ -140,19 +145,21 @@ def peak_of(command: Sequence[str], environment: dict[str, str]) -> Peak:
     Raises:
         CheckFailedError: It failed.
     """
-    most: list[int] = []
+    most, calibrating = [0], 0
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd="/"
     ) as process:
         while process.poll() is None:
-            shares = [_share_bytes(one) for one in _family(process.pid)]
+            family = list(_family(process.pid))
+            shares = [_share_bytes(one) for one in family if not _calibrates(one)]
             most = max(most, shares, key=sum)
+            calibrating = max([calibrating, *(_share_bytes(one) for one in family if _calibrates(one))])
             time.sleep(_LOOKED_AGAIN_S)
         assert process.stderr is not None
         complaints = process.stderr.read()
     if process.returncode:
         raise CheckFailedError(f"{command[1]} failed: {complaints.strip()[-300:]}", "see what it lacks")
-    return Peak(tuple(most))
+    return Peak(tuple(most), calibrating)
 
 
 def _family(process: int) -> Iterator[int]:
@@ -161,6 +168,13 @@ def _family(process: int) -> Iterator[int]:
         for thread in Path(f"/proc/{process}/task").iterdir():
             for child in (thread / "children").read_text().split():
                 yield from _family(int(child))
+
+
+def _calibrates(process: int) -> bool:
+    try:
+        return CALIBRATION in Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _share_bytes(process: int) -> int:
@@ -175,7 +189,7 @@ def table_of(report: Report) -> Table:
     """Return the report as a table."""
     title = f"{report.backbone}, {report.px} px, batch 1, 1 thread, {report.environment.cpu}"
     table = Table(box=SIMPLE_HEAD, title=title)
-    for name in ("variants", "file", "script", "agent", "above", "with calibration"):
+    for name in ("variants", "file", "script", "agent", "above", "calibration"):
         table.add_column(name, justify="left" if name == "variants" else "right")
     for one in report.weighings:
         sizes = (
@@ -186,7 +200,7 @@ def table_of(report: Report) -> Table:
         )
         shown = [f"{size / 2**20:.1f} MiB" for size in sizes]
         name = one.variants[0] if len(one.variants) == 1 else f"{len(one.variants)} variants"
-        table.add_row(name, *shown, f"{one.calibrating.bytes / 2**20:.1f} MiB")
+        table.add_row(name, *shown, f"{max(peak.calibrating_bytes for peak in one.agent) / 2**20:.1f} MiB")
     return table
 
 

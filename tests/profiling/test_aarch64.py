@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,12 +23,12 @@ from untrained_runs import make_run
 from effvit.profiling.agent.archive import build
 from effvit.profiling.agent.kit import BLOBS, Kit, images_of
 from effvit.profiling.agent.packing import Packing, write_kit
-from effvit.profiling.crossover import crossovers
 from effvit.profiling.devices import Device
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Plan
 from effvit.profiling.report.rows import make_rows
 from effvit.profiling.results import read
+from effvit.run import Run
 from effvit.spec import Precision
 from effvit.surgery import attention_variants
 
@@ -54,20 +54,24 @@ for artifact, pixels, out in json.load(sys.stdin):
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """Return a folder in the root, with the agent and a kit of all variants."""
+    """Return a folder in the root."""
     folder = Path(tempfile.mkdtemp(prefix="effvit-", dir=f"{ROOT}/tmp"))
     yield folder
     shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
-def kit(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Kit:
-    root = tmp_path_factory.mktemp("runs")
-    runs = tuple(make_run(root, attention) for attention in attention_variants())
-    plan = Plan(runs, ((32, 32), (64, 64)), (1,), (Precision.FP32,), ("ort-cpu",), (Device(threads=1),))
+def runs(tmp_path_factory: pytest.TempPathFactory, place: Path) -> list[Run]:
+    """Return a run of every variant; the agent lies in `place`."""
     build(place / "agent.pyz")
+    root = tmp_path_factory.mktemp("runs")
+    return [make_run(root, attention) for attention in attention_variants()]
+
+
+def pack(runs: Sequence[Run], folder: Path) -> Kit:
+    plan = Plan(tuple(runs), ((32, 32),), (1,), (Precision.FP32,), ("ort-cpu",), (Device(threads=1),))
     with PixelStore() as pixels:
-        return write_kit(Packing(plan, replace(BRIEF, timeout_s=600), pixels, lambda _: None), place / "kit")
+        return write_kit(Packing(plan, replace(BRIEF, timeout_s=600), pixels, lambda _: None), folder)
 
 
 def there(place: Path, *words: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
@@ -81,7 +85,8 @@ def there(place: Path, *words: str, stdin: str = "", **variables: str) -> subpro
     return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
 
 
-def test_logits_are_those_of_this_machine(place: Path, kit: Kit, tmp_path: Path) -> None:
+def test_logits_are_those_of_this_machine(place: Path, runs: list[Run], tmp_path: Path) -> None:
+    kit = pack(runs, place / "all")
     found: dict[str, list[np.ndarray]] = {}
     for side in ("here", "there"):
         folder = place if side == "here" else Path("/") / place.relative_to(str(ROOT))
@@ -89,7 +94,7 @@ def test_logits_are_those_of_this_machine(place: Path, kit: Kit, tmp_path: Path)
         for number, one in enumerate(kit.artifacts):
             assert one.artifact is not None
             images = images_of(kit, one.run, one.height, one.width, kit.effort.verify_images)
-            blobs = folder / "kit" / BLOBS
+            blobs = folder / "all" / BLOBS
             artifact = asdict(replace(one.artifact, path=str(blobs / str(one.blob))))
             jobs.append((artifact, str(blobs / images.blob), str(folder / f"{side}-{number}.npy")))
         if side == "here":
@@ -105,12 +110,14 @@ def test_logits_are_those_of_this_machine(place: Path, kit: Kit, tmp_path: Path)
         found[side] = [np.load(place / f"{side}-{number}.npy") for number in range(len(kit.artifacts))]
     furthest = [float(np.abs(one - other).max()) for one, other in zip(found["here"], found["there"], strict=True)]
     print(f"largest difference of a logit: {max(furthest):.2g}, of {len(furthest)} graphs")
-    assert len(furthest) == 2 * len(attention_variants())
+    assert len(furthest) == len(runs)
     assert max(float(np.abs(one).max()) for one in found["here"]) > 0.1
     assert max(furthest) < CLOSE
 
 
-def test_a_kit_is_measured_and_its_rows_rank_nothing(place: Path, kit: Kit) -> None:
+def test_a_kit_is_measured_and_its_rows_rank_nothing(place: Path, runs: list[Run]) -> None:
+    """Two variants: a process takes half a minute to open a graph there."""
+    kit = pack([run for run in runs if run.name in ("softmax", "linformer")], place / "kit")
     ended = there(place, "agent.pyz", "run", "kit")
     assert ended.returncode == 0, ended.stderr
     outcomes = read(place / "kit/results.jsonl")
@@ -126,4 +133,4 @@ def test_a_kit_is_measured_and_its_rows_rank_nothing(place: Path, kit: Kit) -> N
         assert outcome.evidence.parity.max_abs < CLOSE
     rows = make_rows(outcomes)
     assert {one for row in rows for one in row.standings} == {None}
-    assert not crossovers(rows)
+    assert {row.speedup for row in rows} == {None}

@@ -17,9 +17,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from agents import ABSENT, Workplace, bare_environment, make_workplace, run_agent
+from agents import ABSENT, BRIEF, Workplace, bare_environment, make_workplace, run_agent
 from bare_venv import make_bare_venv
-from sweep_program import QUICK
+from sweep_program import QUICK, Silent
+from untrained_runs import make_run
 
 from effvit.errors import (
     ArtifactError,
@@ -36,12 +37,14 @@ from effvit.profiling.agent.kit import BLOBS, KIT, effort_here, encode, open_kit
 from effvit.profiling.agent.measuring import LOCK
 from effvit.profiling.agent.packing import Packing, write_kit
 from effvit.profiling.devices import Device
+from effvit.profiling.isolate import IsolatedWorker
 from effvit.profiling.pixels import PixelStore
 from effvit.profiling.plan import Plan
 from effvit.profiling.records import Outcome
 from effvit.profiling.report.rows import make_rows
 from effvit.profiling.results import encode as encode_outcome
 from effvit.profiling.results import read
+from effvit.profiling.sweep import run_sweep
 from effvit.run import open_run
 from effvit.spec import Precision
 
@@ -270,6 +273,27 @@ def test_on_a_device_nothing_is_predicted_in_larger_batches_than_are_measured(wo
     groups, kit = workplace.kit.plan(workplace.runs).groups(), workplace.kit
     assert [group.evaluation_batch(effort_here(kit)) for group in groups] == [1, 2]
     assert {group.evaluation_batch(kit.effort) for group in groups} == {16}
+
+
+@pytest.mark.slow
+def test_on_a_device_workers_are_there_one_at_a_time(tmp_path: Path) -> None:
+    workers: list[IsolatedWorker] = []
+    alive: list[int] = []
+
+    def started(timeout_s: float) -> IsolatedWorker:
+        workers.append(IsolatedWorker(timeout_s))
+        alive.append(sum(Path(f"/proc/{worker.pid}").exists() for worker in workers))
+        return workers[-1]
+
+    runs = tuple(make_run(tmp_path / "runs", attention) for attention in ("softmax", "linformer"))
+    plan = Plan(runs, ((32, 32),), (1,), (Precision.FP32,), ("ort-cpu",))
+    for frugal, most in ((True, 1), (False, 2)):
+        alive.clear()
+        with PixelStore() as pixels:
+            effort = replace(BRIEF, frugal=frugal)
+            found = run_sweep(plan, effort, tmp_path / f"{frugal}.jsonl", pixels, Silent(), start=started)
+        assert [one.status for one in found] == ["ok", "ok"]
+        assert max(alive) == most
 
 
 def test_what_needs_pytorch_or_a_gpu_is_not_packed(workplace: Workplace, tmp_path: Path) -> None:
