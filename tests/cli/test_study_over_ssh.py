@@ -43,6 +43,7 @@ def address(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return f"ssh://127.0.0.1:{server.port}"
 
 
+@pytest.mark.timeout(900)
 def test_a_study_ranks_mechanisms_on_both_machines(
     effvit: Effvit, address: str, server: Server, tmp_path: Path
 ) -> None:

@@ -43,7 +43,7 @@ class Few(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x)
-        return (y @ y.mT).cumsum(dim=-1)
+        return torch.bmm(y, y.mT).cumsum(dim=-1)
 
 
 class Order(nn.Module):
