@@ -179,10 +179,13 @@ NOTHING = History()
 
 
 def history_of(outcomes: Sequence[Outcome], demand_of: Callable[[ModelSpec, int, int], Demand] = demand_of) -> History:
-    """Return what those of the outcomes tell that are reliable, and of processors whose rates were measured."""
+    """Return what those of the outcomes tell that are reliable, and of processors whose rates were measured.
+
+    An emulator tells nothing of a machine.
+    """
     seen: list[Seen] = []
     crowded: list[Crowded] = []
-    for outcome in outcomes:
+    for outcome in (one for one in outcomes if not one.environment.emulated):
         evidence, cell = outcome.evidence, outcome.cell
         if outcome.status == "oom":
             crowded.append(Crowded(_question(outcome), cell.device.memory_bytes))

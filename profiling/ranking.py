@@ -96,11 +96,11 @@ class Comparison:
 def comparisons(rows: Sequence[Row]) -> list[Comparison]:
     """Return a comparison for every ground on which two devices or more have two mechanisms or more in common.
 
-    Unstable rows are left out. Devices come in the order of the rows.
+    Unstable and emulated rows are left out. Devices come in the order of the rows.
     """
     grounds: dict[Ground, dict[Spot, dict[str, Row]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        if row.outcome.status == "ok":
+        if row.outcome.status == "ok" and not row.emulated:
             grounds[_ground(row)][_spot(row)][row.label] = row
     found = []
     for ground, spots in sorted(grounds.items()):

@@ -111,7 +111,7 @@ class FakeHost:
 def start(sent: Callable[[str], None], packed: Callable[[str], None] = lambda _: None) -> list[RemoteSweep]:
     """Start two hosts, `slow` and then `fast`."""
 
-    def connect(host: Host, progress: object) -> RemoteSweep:
+    def connect(progress: object, host: Host) -> RemoteSweep:
         return cast(RemoteSweep, FakeHost(host.name, packed, sent))
 
     with PixelStore() as pixels, progress_bars() as progress:

@@ -309,7 +309,7 @@ def test_a_layer_of_joined_tokens_runs_in_every_runtime(run: Run, tmp_path: Path
 
 def test_too_few_training_images_leave_nothing_behind(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data("digits")
-    monkeypatch.setattr("effvit.run.load_data", lambda *_, **__: replace(data, train=data.train[:15]))
+    monkeypatch.setattr("effvit.run.known_data", lambda *_: replace(data, train=data.train[:15]))
     record = replace(run.record, data=replace(run.record.data, name="fifteen"))
     source = Source(Run(run.folder, record), 48, 48, Precision.INT8)
     before = set(run.folder.rglob("*"))

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from outcomes import ENVIRONMENT, RESOLUTIONS, make_outcome
 
-from effvit.cli.recommendation import lines
 from effvit.profiling.compare import compare
 from effvit.profiling.crossover import crossovers
 from effvit.profiling.limits import Limit
 from effvit.profiling.recommend import OBJECTIVES, Constraints, Objective, recommend
 from effvit.profiling.records import Outcome
 from effvit.profiling.report import points, summary
+from effvit.profiling.report.advice import lines
 from effvit.profiling.report.rows import Row, make_rows
 from effvit.profiling.results import decode, encode
 

@@ -140,6 +140,14 @@ def test_what_was_measured_decides_and_its_prediction_rests_on_the_others() -> N
     assert cell.memory_bytes.measured == Estimate(measured.evidence.memory.peak_bytes or 0)
 
 
+def test_an_emulator_tells_nothing() -> None:
+    measured = make_outcome("softmax", backend="ort-cpu")
+    emulated = replace(measured, environment=replace(measured.environment, emulated=True))
+    (without,), (cell,) = asked(), asked(known=seen(emulated))
+    assert not cell.measured
+    assert cell == without
+
+
 def test_measured_kin_make_a_prediction_narrower_and_better() -> None:
     (alone,) = asked()
     known = seen(*(make_outcome(name, px, backend="ort-cpu") for name in ("linformer", "atrous") for px in (224, 384)))

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from outcomes import make_outcome
 
-from effvit.cli.recommendation import lines
 from effvit.cli.sweeping import _line
 from effvit.profiling.board import BoardConditions
 from effvit.profiling.disturbance import TOLERANCE, Conditions, Turn, disturbances
@@ -16,6 +15,7 @@ from effvit.profiling.metrics.base import Reading, metrics
 from effvit.profiling.recommend import OBJECTIVES, Constraints, recommend
 from effvit.profiling.records import Outcome
 from effvit.profiling.report import display, summary
+from effvit.profiling.report.advice import lines
 from effvit.profiling.report.details import DETAILS
 from effvit.profiling.report.rows import Row, make_rows
 from effvit.profiling.report.table import csv_text

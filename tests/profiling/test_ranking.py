@@ -15,6 +15,7 @@ from effvit.profiling.ranking import Comparison, Reversal, comparisons
 from effvit.profiling.records import Outcome
 from effvit.profiling.report import html
 from effvit.profiling.report.devices import devices_of, markdown_text, sentences
+from effvit.profiling.report.page import content_of
 from effvit.profiling.report.rows import make_rows
 from effvit.profiling.report.writer import _write_drawings
 
@@ -99,6 +100,14 @@ def test_only_what_all_devices_measured_reliably_is_ranked() -> None:
     assert devices_of(rows).sentences == ()
 
 
+def test_what_an_emulator_measured_ranks_nothing() -> None:
+    whole = {"softmax": 0.04, "linformer": 0.02}
+    there = [measured(label, seconds, TWO) for label, seconds in whole.items()]
+    emulated = tuple(replace(one, environment=replace(one.environment, emulated=True)) for one in there)
+    assert comparisons(make_rows(outcomes(whole, tuple(there))))
+    assert comparisons(make_rows(outcomes(whole, emulated))) == []
+
+
 def test_one_device_is_compared_with_nothing() -> None:
     rows = make_rows([measured("softmax", 0.04), measured("linformer", 0.02)])
     assert comparisons(rows) == []
@@ -150,11 +159,13 @@ def test_devices_are_called_by_what_tells_them_apart() -> None:
 def test_a_report_has_it_in_its_page_and_its_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(html, "_library", str)  # it takes seconds to make, and draws other figures
     rows = make_rows(outcomes({"softmax": 0.03, "linformer": 0.01}, {"softmax": 0.02, "linformer": 0.03}))
-    page = html.html_text(rows)
+    page = html.html_text(content_of(rows))
     assert page.count("From cpu:threads=1 to cpu:threads=2: Kendall&#39;s tau") == 2  # at its top, and by the figures
     assert page.count('<img class="still" src="data:image/svg+xml;base64,') == 2
     assert "<td>1 (10.00 ms)</td>" in page
-    assert 'id="devices"' not in html.html_text([row for row in rows if row.context.device == "cpu:threads=1"])
+    assert 'id="devices"' not in html.html_text(
+        content_of([row for row in rows if row.context.device == "cpu:threads=1"])
+    )
     written = _write_drawings(devices_of(rows).drawings, tmp_path)
     kinds = [f"devices-{name}.{kind}" for name in ("accuracy-latency", "ranks") for kind in ("png", "svg")]
     assert [path.name for path in written] == kinds
