@@ -204,7 +204,7 @@ class IsolatedWorker:
             self.left_s -= time.monotonic() - started
             if not answered:
                 self._kill()
-                raise CellFailure("timeout", f"took longer than {self._timeout_s:g} s")
+                raise CellFailure("timeout", f"took longer than {self._timeout_s:g} s{self._limit()}")
             chunk = os.read(self._answers, 2**16)
             if not chunk:
                 raise self._death()

@@ -120,15 +120,18 @@ def ready_and_open(worker: IsolatedWorker, backend: str, artifact: Artifact, pix
 def test_a_runtime_that_is_refused_memory_is_out_of_it_however_it_fails(
     artifact: Artifact, pixels: Path, backend: str
 ) -> None:
-    """In the least memory it does not even load, in a little more its threads do not start."""
+    """In the least memory it does not even load, in a little more its threads do not start.
+
+    OpenVINO has been seen, once in many runs, to wait for such threads for ever: then the reason still names the limit.
+    """
     if pick_backend(backend).unavailable() is not None:
         pytest.skip(f"{backend} is not here")
     for size_bytes in (24 * 2**20, 64 * 2**20):
-        with fakes.start_worker(60) as worker:
+        with fakes.start_worker(30) as worker:
             worker.prepare(backend, Device(threads=1, memory_bytes=size_bytes))
             with pytest.raises(CellFailure) as caught:
                 ready_and_open(worker, backend, artifact, pixels)
-        assert caught.value.status == "oom"
+        assert caught.value.status in ({"oom", "timeout"} if backend == "openvino" else {"oom"})
         assert f"(limit: {size_bytes // 2**20}MiB, " in caught.value.reason
 
 
