@@ -18,7 +18,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from effvit.errors import CheckpointError, first_line
-from effvit.storage import replacing
+from effvit.storage import replacing, storage_errors
 
 CLASSIFIERS = ("head", "head_dist")
 # What torch.load raises on damaged files: its reader of tensors trips over whatever bytes it finds.
@@ -59,6 +59,17 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         except SafetensorError as error:  # the library wraps the operating system's error in text
             code = re.search(r"os error (\d+)", str(error))
             raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(0, str(error))) from error
+
+
+def remove_unfinished_tensors(folder: Path) -> None:
+    """Remove what safetensors left in `folder` in processes that were killed: it writes into a file of its own first.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    with storage_errors(folder):
+        for temporary in folder.glob(".tmp??????"):
+            temporary.unlink(missing_ok=True)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from effvit.autocast import native_amp
 from effvit.backbone import create_backbone
 from effvit.cached import Cached
-from effvit.checkpoint import load_weights, read_weights
+from effvit.checkpoint import load_weights, read_weights, remove_unfinished_tensors
 from effvit.claim import claimed
 from effvit.data.base import ImageData
 from effvit.decoded import with_cache
@@ -219,6 +219,7 @@ def _prepared(run: Run, state: State) -> Run:
     """Take back what was written after the state was, and return the run as one that is at work."""
     for name in (WEIGHTS, LAST, RECORD, STATE, TEACHER):
         remove_unfinished(run.folder / name)
+    remove_unfinished_tensors(run.folder)
     record, position = replace(run.record, status="running"), state.position
     run.keep_epochs(position.epoch if position.phase == "training" else 0)
     # Weights of an epoch that was never recorded have taken the place of the best ones: that epoch will be again.

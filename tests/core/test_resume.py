@@ -118,7 +118,9 @@ def test_a_run_can_be_cut_short_again_and_again(whole: Run, tmp_path: Path) -> N
     for place in (("training", 1, 4), ("training", 2, 1), ("training", 3, 2)):
         with pytest.raises(KeyboardInterrupt):
             resume(run, Finetuning((), save_every_s=EVERY_STEP), digits(), listener=Cut(*place))
+    (run.folder / ".tmpAb12Cd").touch()  # safetensors' own, of a process that was killed while it wrote
     require_same(resume(run, Finetuning(()), digits()), whole)
+    assert not list(run.folder.glob(".*"))
 
 
 def test_a_run_goes_on_from_an_earlier_state_than_what_else_is_on_disk(whole: Run, tmp_path: Path) -> None:
